@@ -1,0 +1,39 @@
+# Everything a fresh machine needs is done here: `make demo` and `make test` create .venv and install what they use.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench clean
+
+demo: .venv/installed
+	$(BIN)/mlload inspect tiny
+	$(BIN)/mlload load tiny --prompt "A checkpoint is"
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest tests
+
+check: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+bench: .venv/installed-bench
+	$(BIN)/python tests/benchmarks/run_all.py
+
+clean:
+	rm -rf .venv build *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# Only CPU wheels of torch are wanted; constraints.txt names the version that has one.
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+.venv/installed-bench: .venv/installed-dev
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
+	touch $@

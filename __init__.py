@@ -1,0 +1,88 @@
+"""mlload: know, load and run Hugging Face checkpoints that may be larger than the machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .loader.architecture import (
+        ArchitectureConfig,
+        ModelArchitecture,
+        RopeScaling,
+        detect_architecture,
+        detect_architecture_from_tensors,
+    )
+    from .loader.checkpoint import Checkpoint
+    from .loader.diff import diff
+    from .loader.errors import (
+        AccessDeniedError,
+        DoesNotFitError,
+        InvalidCheckpointError,
+        MissingDependencyError,
+        MlloadError,
+        NetworkError,
+        NotFoundError,
+        ThresholdExceededError,
+        UsageError,
+    )
+    from .loader.inspection import InspectReport, inspect
+
+# Public names and the modules that hold them: imported at first use, so that `import mlload` costs nothing.
+_MODULES = {
+    "ArchitectureConfig": ".loader.architecture",
+    "ModelArchitecture": ".loader.architecture",
+    "RopeScaling": ".loader.architecture",
+    "detect_architecture": ".loader.architecture",
+    "detect_architecture_from_tensors": ".loader.architecture",
+    "Checkpoint": ".loader.checkpoint",
+    "diff": ".loader.diff",
+    "AccessDeniedError": ".loader.errors",
+    "DoesNotFitError": ".loader.errors",
+    "InvalidCheckpointError": ".loader.errors",
+    "MissingDependencyError": ".loader.errors",
+    "MlloadError": ".loader.errors",
+    "NetworkError": ".loader.errors",
+    "NotFoundError": ".loader.errors",
+    "ThresholdExceededError": ".loader.errors",
+    "UsageError": ".loader.errors",
+    "InspectReport": ".loader.inspection",
+    "inspect": ".loader.inspection",
+}
+
+__all__ = [
+    "AccessDeniedError",
+    "ArchitectureConfig",
+    "Checkpoint",
+    "DoesNotFitError",
+    "InspectReport",
+    "InvalidCheckpointError",
+    "MissingDependencyError",
+    "MlloadError",
+    "ModelArchitecture",
+    "NetworkError",
+    "NotFoundError",
+    "RopeScaling",
+    "ThresholdExceededError",
+    "UsageError",
+    "__version__",
+    "detect_architecture",
+    "detect_architecture_from_tensors",
+    "diff",
+    "inspect",
+]
+
+if not TYPE_CHECKING:  # hidden from the type checker, which would otherwise take every misspelt name for one of these
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'mlload' has no attribute '{name}'")
+        from importlib import import_module
+
+        value = getattr(import_module(_MODULES[name], __name__), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted(__all__)

@@ -1,0 +1,5 @@
+"""`python -m mlload`."""
+
+from .cli import main
+
+main()

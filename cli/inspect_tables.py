@@ -1,0 +1,235 @@
+"""The report of `inspect` as tables for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..loader.architecture.kv_cache import KVCache
+from ..loader.inspection import Component, InspectReport, LayerGroup
+from ..loader.problems import Problem
+from ..loader.text import format_bytes, format_count, printable
+
+_BAR = 16  # columns of a whole share
+_MOST_FILES = 12
+_LONG_CONTEXT = 8192  # tokens for which the cache is shown beside the model's own context
+
+
+def inspect_tables(report: InspectReport, *, unfold: bool = False) -> Iterator[RenderableType]:
+    """Headline, facts, parts, files and problems; `unfold` gives every layer a row."""
+    yield _headline(report)
+    yield _facts(report)
+    yield Text()
+    yield _parts(report, unfold=unfold)
+    if len(report.by_dtype) > 1:
+        yield Text()
+        yield _dtypes(report)
+    yield Text()
+    yield _files(report)
+    yield Text()
+    yield from _problems(report.problems)
+
+
+def _headline(report: InspectReport) -> Text:
+    name = printable(report.family or report.architecture)
+    version = "" if report.version is None or report.version in name else f" {report.version}"
+    line = Text(f"{name}{version}", style="bold cyan")
+    line.append(f"  {report.kind}", style="bold")
+    if report.class_name:
+        line.append(f"  {printable(report.class_name)}", style="dim")
+    return line
+
+
+def _facts(report: InspectReport) -> Table:
+    """The facts, a line each; those that the checkpoint does not tell are left out."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for label, value in _fact_lines(report):
+        if value:
+            table.add_row(label, Text(value))
+    return table
+
+
+def _fact_lines(report: InspectReport) -> Iterator[tuple[str, str]]:
+    active = f", {format_count(report.active_parameters)} active for a token" if report.active_parameters else ""
+    yield "parameters", f"{format_count(report.parameters)} ({report.parameters:,}){active}"
+    weights = [file for file in report.files if file.role == "weights"]
+    shards = f" in {len(weights)} shards" if len(weights) > 1 else ""
+    yield "weights", f"{format_bytes(report.bytes)} ({report.bytes:,} bytes), {report.format}{shards}, {report.tensors:,} tensors"
+    yield "quantized", _quantization(report)
+    yield "layers", _shape(report)
+    yield "experts", _experts(report)
+    yield "context", _context(report)
+    yield "KV cache", "" if report.kv_cache is None else _cache(report.kv_cache, report.context_length)
+    tied = "tied embeddings" if report.tie_word_embeddings else "own head" if report.head else ""
+    marks = ("fused QKV", report.fused_qkv), ("fused gate+up", report.fused_gate_up), ("parallel residual", report.parallel_residual)
+    yield (
+        "blocks",
+        ", ".join(
+            part for part in (report.activation, report.norm_type, tied, *(word for word, on in marks if on)) if part != "other" and part
+        ),
+    )
+    tokenizer = report.tokenizer
+    if tokenizer is not None:
+        named = f"{printable(tokenizer.tokenizer_class)}, " if tokenizer.tokenizer_class else ""
+        yield "tokenizer", f"{named}{printable(tokenizer.kind)} ({printable(tokenizer.file)})"
+    yield "licence", printable(report.license or "")
+    revision = f" @ {report.revision}" if report.revision else ""
+    cost = "" if report.requests is None else f", {report.requests} requests, {format_bytes(report.bytes_read or 0)} read"
+    yield "from", f"{report.source}: {printable(report.location)}{revision}{cost}"
+
+
+def _shape(report: InspectReport) -> str:
+    numbers = (
+        (f"{report.num_layers}", report.num_layers),
+        (f"hidden {report.hidden_size or 0:,}", report.hidden_size),
+        (f"heads {report.num_attention_heads}", report.num_attention_heads),
+        (
+            f"KV heads {report.num_key_value_heads}",
+            report.num_key_value_heads if report.num_key_value_heads != report.num_attention_heads else None,
+        ),
+        (f"head dim {report.head_dim}", report.head_dim),
+        (f"vocabulary {report.vocab_size or 0:,}", report.vocab_size),
+    )
+    return ", ".join(words for words, value in numbers if value)
+
+
+def _quantization(report: InspectReport) -> str:
+    found = report.quantization
+    if found is None:
+        return ""
+    bits = "" if found.bits is None else f", {found.bits:g} bits a weight"
+    group = "" if found.group_size is None else f", group size {found.group_size}"
+    return f"{printable(found.method)}{bits}{group}, {found.quantized_tensors:,} tensors of {format_bytes(found.quantized_bytes)}"
+
+
+def _experts(report: InspectReport) -> str:
+    experts = report.experts
+    if experts is None:
+        return ""
+    chosen = "" if experts.experts_per_token is None else f", {experts.experts_per_token} a token"
+    return f"{experts.num_experts}{chosen}, {format_count(experts.routed_parameters)} parameters in them"
+
+
+def _context(report: InspectReport) -> str:
+    parts = [f"{report.context_length:,} tokens"] if report.context_length else []
+    rope = report.rope
+    if rope is not None:
+        theta = "" if rope.theta is None else f" theta {rope.theta:,.0f}"
+        factor = "" if rope.factor is None else f" x{rope.factor:g}"
+        parts.append(f"RoPE{theta}" + ("" if rope.scaling == "none" else f", {rope.scaling.value} scaling{factor}"))
+    return ", ".join(parts)
+
+
+def _cache(cache: KVCache, context: int | None) -> str:
+    lengths = sorted({length for length in (_LONG_CONTEXT, context) if length and length <= (context or _LONG_CONTEXT)})
+    sizes = ", ".join(f"{format_bytes(cache.bytes_at(length))} at {length:,}" for length in lengths)
+    window = "" if cache.window is None else f"; {cache.sliding_layers} layers keep {cache.window:,} tokens"
+    latent = "" if cache.latent_bytes_per_token is None else f"; {format_bytes(cache.latent_bytes_per_token)} as MLA latent"
+    return f"{format_bytes(cache.bytes_per_token)} a token in {cache.dtype} ({sizes}{window}{latent})"
+
+
+def _parts(report: InspectReport, *, unfold: bool) -> Table:
+    """Every part in order, stacks as their layers; a bar for its share of the bytes."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("part", no_wrap=True, overflow="ellipsis", min_width=24)
+    for column in ("tensors", "parameters", "bytes", "share"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, style="cyan")
+    table.add_column("dtype", no_wrap=True)
+    for component in report.components:
+        if component.role == "layers":
+            for group in report.layers:
+                if f"{group.stack}.*" == component.name:
+                    _add_layers(table, group, report, unfold=unfold)
+        else:
+            _add_part(table, component, report)
+    table.add_section()
+    dtypes = ", ".join(report.by_dtype)
+    table.add_row("total", f"{report.tensors:,}", format_count(report.parameters), format_bytes(report.bytes), "", "", dtypes, style="bold")
+    return table
+
+
+def _add_part(table: Table, part: Component, report: InspectReport) -> None:
+    style = None if part.role != "other" else "dim"
+    table.add_row(
+        Text(printable(part.name, limit=60)),
+        f"{part.tensors:,}",
+        format_count(part.parameters),
+        format_bytes(part.bytes),
+        *_share(part.bytes, report),
+        ", ".join(part.dtypes),
+        style=style,
+    )
+
+
+def _add_layers(table: Table, group: LayerGroup, report: InspectReport, *, unfold: bool) -> None:
+    dtypes = ", ".join(group.dtypes)
+    stack = printable(group.stack, limit=60)
+    count = group.last - group.first + 1
+    if unfold:
+        for index in range(group.first, group.last + 1):
+            sizes = (f"{group.tensors:,}", format_count(group.parameters), format_bytes(group.bytes))
+            table.add_row(Text(f"{stack}.{index}"), *sizes, *_share(group.bytes, report), dtypes)
+        return
+    name = f"{stack}.{group.first}" if count == 1 else f"{stack}.{group.first} to {group.last}"
+    table.add_row(
+        Text(name),
+        f"{count * group.tensors:,}",
+        format_count(count * group.parameters),
+        format_bytes(count * group.bytes),
+        *_share(count * group.bytes, report),
+        dtypes,
+    )
+    if count > 1:
+        table.add_row(
+            Text("  each"), f"{group.tensors:,}", format_count(group.parameters), format_bytes(group.bytes), "", "", "", style="dim"
+        )
+
+
+def _share(count: int, report: InspectReport) -> tuple[str, str]:
+    share = count / report.bytes if report.bytes else 0.0
+    return f"{share:.1%}", "█" * round(share * _BAR)
+
+
+def _dtypes(report: InspectReport) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("dtype", min_width=24)
+    for column in ("tensors", "parameters", "bytes", "share"):
+        table.add_column(column, justify="right")
+    table.add_column("", style="cyan")
+    for dtype, amount in report.by_dtype.items():
+        table.add_row(
+            dtype, f"{amount.tensors:,}", format_count(amount.parameters), format_bytes(amount.bytes), *_share(amount.bytes, report)
+        )
+    return table
+
+
+def _files(report: InspectReport) -> Table:
+    """The files, weights first; when there are many, only the first ones and a count."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("file", no_wrap=True, overflow="ellipsis", min_width=24)
+    table.add_column("bytes", justify="right")
+    table.add_column("for")
+    files = sorted(report.files, key=lambda file: (file.role != "weights", file.role != "index", file.role == "other"))
+    for file in files[:_MOST_FILES]:
+        table.add_row(Text(printable(file.name, limit=80)), format_bytes(file.bytes) if file.bytes >= 0 else "?", file.role)
+    rest = files[_MOST_FILES:]
+    if rest:
+        table.add_row(f"{len(rest):,} more", format_bytes(sum(max(file.bytes, 0) for file in rest)), "", style="dim")
+    return table
+
+
+def _problems(problems: tuple[Problem, ...]) -> Iterator[Text]:
+    if not problems:
+        yield Text("no problems found", style="green")
+    for problem in problems:
+        where = ": ".join(printable(part, limit=120) for part in (problem.file, problem.tensor) if part is not None)
+        line = Text(f"{problem.severity}: ", style="bold red" if problem.severity == "error" else "yellow")
+        line.append(f"{where}: " if where else "", style="bold")
+        line.append(printable(problem.message, limit=300), style="default")
+        yield line

@@ -1,0 +1,66 @@
+"""What all commands share: the answer on stdout, words on stderr, errors as one line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, NoReturn
+
+from ..loader.errors import MlloadError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+_PLAIN_WIDTH = 120  # columns where stdout is no terminal
+
+
+def run_guarded(app: Callable[..., object]) -> NoReturn:
+    """Run the command and end the process with its exit code: an MlloadError's own, 130 on SIGINT, 143 on SIGTERM."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+    try:
+        app(prog_name="mlload")
+        code = 0
+    except MlloadError as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        code = error.exit_code
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing is left to say, and flushing at exit must not try again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def warn(message: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(f"{message}\n")
+
+
+def print_json(answer: Mapping[str, object]) -> None:
+    """The answer as one JSON object on stdout."""
+    sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace").decode() + "\n")
+    sys.stdout.flush()
+
+
+def print_tables(parts: Iterable[RenderableType]) -> None:
+    """The answer as text: coloured on a terminal (unless NO_COLOR), plain and of a fixed width elsewhere."""
+    console = _console()
+    for part in parts:
+        console.print(part)
+    sys.stdout.flush()
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    return Console(width=None if terminal else _PLAIN_WIDTH, markup=False, highlight=False, emoji=False, soft_wrap=False)

@@ -1,0 +1,1 @@
+"""Single layers: what runs a part of a checkpoint."""

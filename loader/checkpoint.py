@@ -1,0 +1,217 @@
+"""A checkpoint, known completely from its headers: config, tensor table, files, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from .architecture import ArchitectureConfig
+from .architecture.quantization import Quantization, detect_quantization
+from .errors import NotFoundError
+from .formats import format_of
+from .layout import find_layout, shards_of_index
+from .problems import Problem
+from .reference import HubReference, parse_reference
+from .sources import CheckpointSource
+from .sources.hub_cache import snapshot_in
+from .sources.local import LocalFolder
+from .sources.parallel import map_parallel
+from .strict_json import parse_object
+from .tensors import FileHeader, TensorEntry
+
+_MAX_CONFIG_BYTES = 10_000_000
+_MAX_INDEX_BYTES = 100_000_000
+_MAX_REMOTE_EXTRA_BYTES = 8192  # what is nice to know must not cost more than what was asked
+_GUESSED_HEADER_BYTES = 48 * 1024  # of a hub file of which no index tells; most single files have less
+_RECORD_BYTES = 84  # of a safetensors header for one tensor, less its name
+_OPTIONAL_FILES = ("generation_config.json", "tokenizer_config.json", "params.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, read without a byte of its weights.
+
+    `tensors` maps each tensor's name to its entry, in the order of files and offsets. `config` is config.json as it stands (for
+    GGUF, built from the metadata under the same keys); None where there is none.
+    """
+
+    reference: str
+    kind: str  # of its source: folder, file, cache or hub
+    location: str
+    revision: str | None
+    license: str | None
+    format: str
+    shards: tuple[str, ...]
+    index: str | None
+    files: Mapping[str, int]
+    config: Mapping[str, object] | None
+    extras: Mapping[str, Mapping[str, object]]  # generation_config.json and the like, by file name
+    metadata: Mapping[str, object]
+    tensors: Mapping[str, TensorEntry]
+    weight_map: Mapping[str, str]  # of the index: each tensor's shard; empty without one
+    total_size: object  # what the index says of all tensors' bytes; None where it is silent
+    reading_problems: tuple[Problem, ...]  # met while reading; validation.find_problems adds what spans files
+    header_bytes: int
+    requests: int | None  # HTTP requests made, None for what lies on this machine
+    bytes_read: int | None
+
+    @classmethod
+    def open(cls, reference: str | os.PathLike[str], *, file: str | None = None) -> Checkpoint:
+        """Read the headers of `reference`: a folder, a weights file, a registry name, or a hub id with optional `@revision`.
+
+        `file` chooses one weights file where a folder or repository holds several. Raises NotFoundError, AccessDeniedError, NetworkError,
+        InvalidCheckpointError or UsageError; what is merely wrong or odd is found by `validation.find_problems`.
+        """
+        source, only = _open_source(reference)
+        return _Reading(os.fspath(reference), source, file or only).checkpoint()
+
+    @cached_property
+    def architecture(self) -> ArchitectureConfig:
+        """What model this is, from config and tensor names."""
+        return ArchitectureConfig.from_tensors(self.config, self.tensors)
+
+    @cached_property
+    def quantization(self) -> Quantization | None:
+        """How its weights are quantized, if they are."""
+        return detect_quantization(self.config, self.tensors)
+
+
+def _open_source(reference: str | os.PathLike[str]) -> tuple[CheckpointSource, str | None]:
+    """The source behind a reference, and the one file of it that was named."""
+    parsed = parse_reference(reference)
+    if isinstance(parsed, HubReference):
+        from .sources.hub import open_hub  # imports huggingface_hub, which local paths do without
+
+        return open_hub(parsed), None
+    path = parsed.path
+    if path.is_dir():
+        snapshot = snapshot_in(path)
+        if snapshot is not None:
+            return LocalFolder(snapshot, kind="cache", revision=snapshot.name), None
+        return LocalFolder(path), None
+    return _open_single(path)
+
+
+def _open_single(path: Path) -> tuple[CheckpointSource, str]:
+    """A weights file, or an index, that was named itself."""
+    if path.name.endswith(".index.json"):
+        return LocalFolder(path.parent, kind="file"), path.name
+    if format_of(path.name) is None:
+        raise NotFoundError(
+            f"{path} is not a folder, and no weights file that mlload reads",
+            hint="name the folder of the model, or a .safetensors, .gguf or .bin file",
+        )
+    return LocalFolder(path.parent, kind="file", only=path.name), path.name
+
+
+class _Reading:
+    """One reading of a checkpoint: what has been read so far, and the problems met on the way."""
+
+    def __init__(self, reference: str, source: CheckpointSource, file: str | None) -> None:
+        self.reference = reference
+        self.source = source
+        self.layout, self.problems = find_layout(source.files, location=source.location, file=file)
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything, in the order that needs the fewest round trips."""
+        config = self._read_json("config.json", _MAX_CONFIG_BYTES)
+        weight_map, total_size = self._read_index()
+        shards = self._present(tuple(sorted(set(weight_map.values()))) if weight_map else self.layout.shards)
+        headers, extras = self._read_headers(shards, weight_map)
+        tensors = self._merge(headers)
+        metadata = {key: value for header in reversed(headers) for key, value in header.metadata.items()}
+        if self.layout.format.name == "gguf" and config is None:
+            from .formats.gguf import config_from_metadata
+
+            config = config_from_metadata(metadata)
+        return Checkpoint(
+            reference=self.reference,
+            kind=self.source.kind,
+            location=self.source.location,
+            revision=self.source.revision,
+            license=self.source.license,
+            format=self.layout.format.name,
+            shards=shards,
+            index=self.layout.index,
+            files=self.source.files,
+            config=config,
+            extras=extras,
+            metadata=metadata,
+            tensors=tensors,
+            weight_map=weight_map,
+            total_size=total_size,
+            reading_problems=tuple(self.problems),
+            header_bytes=sum(header.header_bytes for header in headers),
+            requests=getattr(self.source, "requests", None),
+            bytes_read=getattr(self.source, "bytes_read", None),
+        )
+
+    def _read_json(self, name: str, limit: int) -> dict[str, object] | None:
+        data = self.source.read_file(name, limit=limit)
+        return None if data is None else parse_object(data, file=name)
+
+    def _read_index(self) -> tuple[dict[str, str], object]:
+        """The index's weight_map and total_size; both empty where no index is."""
+        if self.layout.index is None:
+            return {}, None
+        index = self._read_json(self.layout.index, _MAX_INDEX_BYTES) or {}
+        metadata = index.get("metadata")
+        total_size = metadata.get("total_size") if isinstance(metadata, dict) else None
+        return shards_of_index(index.get("weight_map"), index=self.layout.index), total_size
+
+    def _present(self, shards: tuple[str, ...]) -> tuple[str, ...]:
+        """The shards that are there; a missing one is a problem, and all of them missing an error."""
+        present = tuple(name for name in shards if name in self.source.files)
+        for name in shards:
+            if name not in self.source.files:
+                self.problems.append(Problem("error", "missing-shard", "the index lists this shard, but it is not there", file=name))
+        if not present:
+            raise NotFoundError(
+                f"{self.source.location}: none of the {len(shards)} shards of {self.layout.index} is there", hint="download the model again"
+            )
+        return present
+
+    def _read_headers(
+        self, shards: tuple[str, ...], weight_map: Mapping[str, str]
+    ) -> tuple[list[FileHeader], dict[str, Mapping[str, object]]]:
+        """All shards' headers, and the small optional files beside them, read at once."""
+        ahead = _guess_header_bytes(weight_map)
+        extras = [name for name in _OPTIONAL_FILES if self._is_worth_reading(name)]
+
+        def read(name: str) -> FileHeader | dict[str, object]:
+            if name in extras:
+                return self._read_json(name, _MAX_CONFIG_BYTES) or {}
+            with self.source.open(name, ahead=ahead.get(name, _GUESSED_HEADER_BYTES)) as file:
+                return self.layout.format.read_header(file)
+
+        results = map_parallel(read, [*shards, *extras], workers=self.source.parallel_reads)
+        headers = [result for result in results if isinstance(result, FileHeader)]
+        return headers, {name: result for name, result in zip(extras, results[len(shards) :], strict=True) if isinstance(result, dict)}
+
+    def _is_worth_reading(self, name: str) -> bool:
+        size = self.source.files.get(name, -1)
+        return size > 0 and (self.source.kind != "hub" or size <= _MAX_REMOTE_EXTRA_BYTES)
+
+    def _merge(self, headers: list[FileHeader]) -> dict[str, TensorEntry]:
+        """One table of all shards' tensors. A name in two shards is a problem; the first one counts."""
+        tensors: dict[str, TensorEntry] = {}
+        for header in headers:
+            for tensor in header.tensors:
+                known = tensors.setdefault(tensor.name, tensor)
+                if known is not tensor:
+                    self.problems.append(
+                        Problem("error", "duplicate-tensor", f"also stands in {known.file}", file=tensor.file, tensor=tensor.name)
+                    )
+        return tensors
+
+
+def _guess_header_bytes(weight_map: Mapping[str, str]) -> dict[str, int]:
+    """For each shard, about how long its header is: the names are known from the index, and a record beside them has one length."""
+    names: Counter[str] = Counter()
+    for name, shard in weight_map.items():
+        names[shard] += len(name) + _RECORD_BYTES
+    return {shard: count + 256 for shard, count in names.items()}

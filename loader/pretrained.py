@@ -1,0 +1,128 @@
+"""A whole model through transformers' from_pretrained, after the headers have been checked."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .architecture import Kind
+from .checkpoint import Checkpoint
+from .errors import DoesNotFitError, InvalidCheckpointError, UsageError
+from .text import did_you_mean
+from .validation import find_problems
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+# transformers' class for each kind; the config's own class is one of its kind's.
+_AUTO_CLASSES = {
+    Kind.DECODER_ONLY: "AutoModelForCausalLM",
+    Kind.ENCODER_ONLY: "AutoModelForMaskedLM",
+    Kind.SEQ2SEQ: "AutoModelForSeq2SeqLM",
+    Kind.VISION_LANGUAGE: "AutoModelForImageTextToText",
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its tokenizer, and the seconds that each phase took: headers, import, load."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    kind: Kind
+    seconds: dict[str, float]
+
+
+def load_pretrained(reference: str | os.PathLike[str], *, dtype: str = "auto", device: str = "cpu") -> LoadedModel:
+    """Load `reference` whole, in its own dtype or another, to `device`.
+
+    Raises InvalidCheckpointError where the headers show that loading would fail or give another model than was saved, UsageError for a
+    dtype or model type that is not known, DoesNotFitError for a device that is not there.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"unknown dtype '{dtype}'", hint=did_you_mean(dtype, DTYPES) or f"known: {', '.join(DTYPES)}")
+    clock = [time.perf_counter()]
+    checkpoint = Checkpoint.open(reference)
+    kind = _checked(checkpoint)
+    clock.append(time.perf_counter())
+    import torch
+    import transformers
+
+    _check_device(device)
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    place: dict[str, Any] = {"pretrained_model_name_or_path": checkpoint.location, "trust_remote_code": False}
+    if checkpoint.kind == "hub":
+        place["revision"] = checkpoint.revision
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
+    auto_class = getattr(transformers, _AUTO_CLASSES[kind])
+    clock.append(time.perf_counter())
+    model, info = auto_class.from_pretrained(**place, dtype=dtype if dtype == "auto" else getattr(torch, dtype), output_loading_info=True)
+    _check_complete(info, checkpoint)
+    model.eval().to(device)
+    clock.append(time.perf_counter())
+    phases = ("headers", "import", "load")
+    return LoadedModel(model, tokenizer, kind, {phase: end - start for phase, start, end in zip(phases, clock, clock[1:], strict=False)})
+
+
+def generate(loaded: LoadedModel, prompt: str, *, max_new_tokens: int, stream: bool = False) -> tuple[str, int]:
+    """What the model says after `prompt`, and in how many tokens; with `stream` also written to stdout as it comes, after the prompt.
+
+    Raises UsageError for an encoder.
+    """
+    from transformers import TextStreamer
+
+    if loaded.kind is Kind.ENCODER_ONLY:
+        raise UsageError(f"{type(loaded.model).__name__} is an encoder: it can't go on from a prompt")
+    inputs = loaded.tokenizer(prompt, return_tensors="pt").to(loaded.model.device)
+    streamer = TextStreamer(loaded.tokenizer, skip_special_tokens=True) if stream else None
+    model: Any = loaded.model  # `generate` comes from a mixin that its type does not show
+    tokens: Tensor = model.generate(**inputs, max_new_tokens=max_new_tokens, streamer=streamer)[0]
+    start = 0 if loaded.kind is Kind.SEQ2SEQ else inputs["input_ids"].shape[1]
+    return str(loaded.tokenizer.decode(tokens[start:], skip_special_tokens=True)), int(tokens.shape[0]) - start
+
+
+def _checked(checkpoint: Checkpoint) -> Kind:
+    """The model's kind, once nothing in the headers speaks against loading it."""
+    if checkpoint.format != "safetensors":
+        raise UsageError(
+            f"{checkpoint.reference}: only safetensors can be loaded yet, not {checkpoint.format}", hint="`mlload inspect` reads it"
+        )
+    if checkpoint.config is None:
+        raise InvalidCheckpointError(
+            "is missing: without it the model can't be built", file="config.json", hint="copy it from where the weights came from"
+        )
+    for problem in find_problems(checkpoint):
+        if problem.severity == "error":
+            raise InvalidCheckpointError(
+                problem.message, file=problem.file or checkpoint.location, tensor=problem.tensor, hint="`mlload inspect` lists all problems"
+            )
+    return checkpoint.architecture.kind
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        named = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"unknown device '{device}'", hint="cpu, cuda, cuda:1 or mps") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(named.type, False):
+        raise DoesNotFitError(f"there is no {named.type} device that this torch can use", hint="leave --device out to load to the CPU")
+
+
+def _check_complete(info: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Nothing may have been initialised at random because the checkpoint lacks it."""
+    for name in sorted(info["missing_keys"]):
+        raise InvalidCheckpointError("the model needs it, but the checkpoint does not hold it", file=checkpoint.location, tensor=name)
+    for name, stored, wanted in info["mismatched_keys"]:
+        raise InvalidCheckpointError(
+            f"its shape is {list(stored)}, but the config makes it {list(wanted)}", file=checkpoint.location, tensor=name
+        )

@@ -1,0 +1,90 @@
+"""What the user typed, understood: a path, a registry name, a hub id or the address of a model page."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..configs import FOLDER, table
+from .errors import NotFoundError, UsageError
+from .text import did_you_mean
+
+# huggingface_hub's rule for repository names: word characters, dots and dashes, at most 96, no `--` or `..`.
+_HUB_ID = re.compile(r"(?!.*(?:--|\.\.))(?:\w[\w.-]{0,95}/)?\w[\w.-]{0,95}", re.ASCII)
+_REVISION = re.compile(r"[\w][\w./-]{0,254}", re.ASCII)
+_PAGE = re.compile(r"https?://(?P<host>[^/]+)/(?P<id>[^/?#]+/[^/?#]+)(?:/(?:tree|blob)/(?P<revision>[^/?#]+).*)?/?")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReference:
+    """A folder or file on this machine."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class HubReference:
+    """A repository on the hub, at a branch, tag or commit (`main` where none was named)."""
+
+    repo_id: str
+    revision: str | None = None
+    host: str | None = None  # of the page whose address was given; must be the hub that is asked
+
+
+def parse_reference(reference: str | os.PathLike[str]) -> LocalReference | HubReference:
+    """What `reference` names. Raises NotFoundError for a path that leads nowhere, UsageError for what can be none of these."""
+    text = os.fspath(reference)
+    if not text or "\0" in text:
+        raise UsageError("the model's name is empty" if not text else "the model's name holds a NUL character")
+    path = Path(text).expanduser()
+    if os.path.lexists(path):
+        return LocalReference(path)
+    if isinstance(reference, os.PathLike) or _looks_like_a_path(text):
+        raise NotFoundError(f"no such file or folder: {text}")
+    if "://" in text:
+        return _parse_page(text)
+    name, _, revision = text.partition("@")
+    return _registered(name, revision or None) or _hub_reference(name, revision if "@" in text else None)
+
+
+def _looks_like_a_path(text: str) -> bool:
+    name = text.partition("@")[0]
+    return text.startswith((".", "/", "~", "\\")) or ("://" not in text and (name.count("/") > 1 or name.endswith("/")))
+
+
+def _registered(name: str, revision: str | None) -> LocalReference | HubReference | None:
+    line = table("models").get(name)
+    if line is None:
+        return None
+    if "path" in line:
+        if revision:
+            raise UsageError(f"'{name}' ships with mlload and has no revisions")
+        return LocalReference(FOLDER / line["path"])
+    return HubReference(line["hf_id"], revision)
+
+
+def _hub_reference(name: str, revision: str | None) -> HubReference:
+    if not _HUB_ID.fullmatch(name):
+        raise UsageError(
+            f"'{name}' is neither a file, a folder, a registered model nor a hub id",
+            hint="a hub id looks like org/name or org/name@revision",
+        )
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise UsageError(f"'{revision}' can't be the name of a revision", hint="a branch, a tag or a commit follows the @")
+    return HubReference(name, revision)
+
+
+def _parse_page(text: str) -> HubReference:
+    """The model behind the address of its page on the hub (or on the mirror that HF_ENDPOINT names)."""
+    page = _PAGE.fullmatch(text)
+    if page is None:
+        raise UsageError(f"'{text}' is not the address of a model's page", hint="give org/name instead")
+    found = _hub_reference(page["id"], page["revision"])
+    return HubReference(found.repo_id, found.revision, host=page["host"])
+
+
+def similar_name(name: str) -> str | None:
+    """`did you mean ...?` among the registered names."""
+    return did_you_mean(name, table("models"))

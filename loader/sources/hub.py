@@ -1,0 +1,241 @@
+"""A repository on the hub, read in place: its listing, its small files, and ranges of its weights. Nothing is downloaded.
+
+One round trip asks for the listing and, before knowing it, for the config and the index; the next ones read the headers of all
+shards side by side. All later answers must come from the commit that the listing named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import quote, urlsplit
+
+from huggingface_hub import constants
+
+from ..errors import AccessDeniedError, InvalidCheckpointError, NetworkError, NotFoundError, UsageError
+from ..reference import HubReference, similar_name
+from ..strict_json import parse_object
+from ..text import printable
+from . import ByteSource
+from .http import HttpClient, Response
+from .hub_cache import COMMIT, DEFAULT_REVISION, cached_commit, snapshot_folder
+from .local import LocalFile, LocalFolder
+from .parallel import map_parallel
+
+_MAX_EARLY_BYTES = 20_000_000
+_LEAST_READ = 4096
+_EARLY_FILES = ("config.json", "model.safetensors.index.json")
+
+
+def open_hub(reference: HubReference) -> LocalFolder | HubRepository:
+    """The repository: from the hub, or from the cache when offline, when asked for a cached commit, or when the hub can't be reached."""
+    if reference.host not in (None, urlsplit(constants.ENDPOINT).netloc):
+        raise UsageError(f"{reference.host} is not the hub that is asked, {constants.ENDPOINT}", hint="set HF_ENDPOINT to ask another one")
+    cache = Path(constants.HF_HUB_CACHE)
+    commit = cached_commit(cache, reference.repo_id, reference.revision)
+    if constants.is_offline_mode():
+        if commit is None:
+            message = f"{_shown(reference)} is not in the cache ({cache}), and HF_HUB_OFFLINE forbids asking the hub"
+            raise NotFoundError(message, hint="unset HF_HUB_OFFLINE, or download the model first")
+        return _cached(cache, reference, commit)
+    if commit is not None and commit == reference.revision:
+        return _cached(cache, reference, commit)
+    try:
+        return HubRepository(reference, cache)
+    except NetworkError:
+        if commit is None:
+            raise
+        return _cached(cache, reference, commit)
+
+
+def _cached(cache: Path, reference: HubReference, commit: str) -> LocalFolder:
+    return LocalFolder(snapshot_folder(cache, reference.repo_id, commit), kind="cache", revision=commit)
+
+
+def _shown(reference: HubReference) -> str:
+    return reference.repo_id if reference.revision is None else f"{reference.repo_id}@{reference.revision}"
+
+
+def _token() -> str | None:
+    """The user's token, from HF_TOKEN or the file that `hf auth login` wrote."""
+    token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
+    if token is None and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        try:
+            token = Path(constants.HF_TOKEN_PATH).read_text(encoding="utf-8")
+        except OSError:
+            return None
+    return (token or "").strip() or None
+
+
+class HubRepository:
+    """A model repository at one commit, with its files' sizes known and nothing downloaded."""
+
+    kind = "hub"
+    parallel_reads = 16
+
+    def __init__(self, reference: HubReference, cache: Path) -> None:
+        self._reference = reference
+        self.location = reference.repo_id
+        self._client = HttpClient(token=_token(), token_host=urlsplit(constants.ENDPOINT).netloc)
+        asked = quote(reference.revision or DEFAULT_REVISION, safe="")
+        listing_url = f"{constants.ENDPOINT}/api/models/{reference.repo_id}/revision/{asked}?blobs=true"
+        urls = [listing_url, *(self._url(name, asked) for name in _EARLY_FILES)]
+        listing, *early = map_parallel(lambda url: self._client.get(url, limit=_MAX_EARLY_BYTES), urls, workers=len(urls))
+        self._check(listing, "its listing")
+        self._read_listing(listing)
+        self._snapshot = snapshot_folder(cache, reference.repo_id, self.revision)
+        self._early = {name: answer for name, answer in zip(_EARLY_FILES, early, strict=True) if self._is_current(answer)}
+
+    @property
+    def requests(self) -> int:
+        """HTTP requests made so far, redirects and retries counted."""
+        return self._client.requests
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of HTTP bodies read so far."""
+        return self._client.bytes_read
+
+    def _read_listing(self, answer: Response) -> None:
+        listing = parse_object(answer.body, file=f"{self.location} (the hub's listing)")
+        sha, siblings, card = listing.get("sha"), listing.get("siblings"), listing.get("cardData")
+        if not isinstance(sha, str) or not COMMIT.fullmatch(sha) or not isinstance(siblings, list):
+            raise NetworkError(f"{constants.ENDPOINT} answered without a commit and a list of files", hint="is HF_ENDPOINT a hub?")
+        self.revision: str = sha
+        self.files: Mapping[str, int] = dict(_listed(line) for line in siblings if _is_listed(line))
+        licence = card.get("license") if isinstance(card, dict) else None
+        self.license: str | None = licence if isinstance(licence, str) else None
+
+    def _is_current(self, answer: Response) -> bool:
+        """Whether an early answer came from the commit that the listing named: the branch may have moved between the two."""
+        return answer.status == 200 and _header(answer, "X-Repo-Commit") in (None, self.revision)
+
+    def _url(self, name: str, revision: str | None = None) -> str:
+        return f"{constants.ENDPOINT}/{self.location}/resolve/{revision or self.revision}/{quote(name)}"
+
+    def read_file(self, name: str, *, limit: int) -> bytes | None:
+        """A small file's bytes; None where there is no such file."""
+        if name not in self.files:
+            return None
+        answer = self._early.get(name) or self._client.get(self._url(name), limit=limit + 1)
+        self._check(answer, name)
+        self._check_commit(answer)
+        if len(answer.body) > limit:
+            raise InvalidCheckpointError(f"has more than the {limit:,} bytes such a file may have", file=name)
+        return answer.body
+
+    def open(self, name: str, *, ahead: int = 0) -> AbstractContextManager[ByteSource]:
+        """The file for ranged reads: from the cache if this commit's file is there, else from the hub."""
+        cached = self._snapshot / name
+        return LocalFile(cached, name) if cached.exists() else nullcontext(HubFile(self, name, max(ahead, _LEAST_READ)))
+
+    def fetch(self, name: str, url: str | None, first: int, last: int) -> Response:
+        """Bytes `first` to `last` of a file, at `url` where it has been resolved before."""
+        span = (first, last)
+        limit = last - first + 1
+        answer = self._client.get(url or self._url(name), limit=limit, byte_range=span)
+        if url is not None and answer.status in (401, 403, 404, 410):  # a storage address expires: resolve it again
+            answer = self._client.get(self._url(name), limit=limit, byte_range=span)
+        self._check(answer, name)
+        self._check_commit(answer)
+        return answer
+
+    def _check_commit(self, answer: Response) -> None:
+        if _header(answer, "X-Repo-Commit") not in (None, self.revision):
+            raise NetworkError(f"{self.location} changed on the hub while it was read", hint="try again")
+
+    def _check(self, answer: Response, what: str) -> None:
+        """Raise what the hub's answer means, by its status and the code in its X-Error-Code header."""
+        if answer.status in (200, 206, 416):
+            return
+        code = answer.headers.get("X-Error-Code", "")
+        if code == "GatedRepo":
+            hint = f"ask for access at {constants.ENDPOINT}/{self.location}, then set HF_TOKEN"
+            raise AccessDeniedError(
+                f"{self.location} is gated, and this {'token' if _token() else 'request without a token'} has no access", hint=hint
+            )
+        if code == "RevisionNotFound":
+            raise NotFoundError(f"{self.location} has no revision '{self._reference.revision or DEFAULT_REVISION}'")
+        if code == "EntryNotFound":
+            raise NotFoundError(f"{self.location} has no file '{what}'")
+        if code == "RepoNotFound" or answer.status in (401, 404):
+            _refuse_missing(self.location)
+        if answer.status == 403:
+            raise AccessDeniedError(f"{self.location}: the hub denies access", hint="check the token in HF_TOKEN")
+        raise NetworkError(f"{self.location}: the hub answered {answer.status} for {what}")
+
+
+def _header(answer: Response, name: str) -> str | None:
+    first = answer.redirect_headers
+    return (first.get(name) if first is not None else None) or answer.headers.get(name)
+
+
+def _refuse_missing(location: str) -> NoReturn:
+    hint = similar_name(location) or ("check the spelling" if _token() else "check the spelling, or set HF_TOKEN if the model is private")
+    raise NotFoundError(f"no model '{location}' on {constants.ENDPOINT}", hint=hint)
+
+
+def _is_listed(line: object) -> bool:
+    """Whether a line of the listing names a file inside the repository."""
+    name = line.get("rfilename") if isinstance(line, dict) else None
+    return isinstance(name, str) and not name.startswith("/") and ".." not in name.split("/")
+
+
+def _listed(line: Mapping[str, object]) -> tuple[str, int]:
+    """A file's name, and its size or -1 where the listing doesn't say."""
+    size = line.get("size")
+    return str(line["rfilename"]), size if type(size) is int and size >= 0 else -1
+
+
+class HubFile:
+    """One file on the hub: its beginning read at once, the rest by ranges."""
+
+    def __init__(self, repository: HubRepository, name: str, ahead: int) -> None:
+        self.name = name
+        self._repository = repository
+        answer = repository.fetch(name, None, 0, ahead - 1)
+        self._beginning = answer.body
+        self._url = answer.url
+        self._etag = _etag(answer)
+        self.size = self._checked_size(answer, 0)
+        listed = repository.files.get(name, -1)
+        if listed not in (-1, self.size):
+            raise NetworkError(f"{printable(name)} has {self.size:,} bytes, but the hub lists {listed:,}", hint="try again")
+
+    def _checked_size(self, answer: Response, first: int) -> int:
+        """The whole file's length, from an answer that is checked to begin at `first`."""
+        if answer.status == 416:
+            return 0
+        if answer.status == 200:  # the server ignores ranges; the read stopped after what was needed
+            if first:
+                raise NetworkError(f"{urlsplit(answer.url).netloc} ignores ranges", hint="download the model first")
+            length = answer.headers.get("Content-Length", "")
+            return int(length) if length.isdecimal() else len(answer.body)
+        unit, _, rest = answer.headers.get("Content-Range", "").partition(" ")
+        span, _, total = rest.partition("/")
+        if unit != "bytes" or not total.isdecimal() or not span.startswith(f"{first}-"):
+            raise NetworkError(f"{urlsplit(answer.url).netloc} answered another range of {printable(self.name)} than it was asked for")
+        return int(total)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`, fewer only at the end of the file."""
+        end = min(offset + length, self.size)
+        if end <= len(self._beginning):
+            return self._beginning[offset:end]
+        known = self._beginning[offset:]
+        first = offset + len(known)
+        answer = self._repository.fetch(self.name, self._url, first, end - 1)
+        if self._checked_size(answer, first) != self.size or _etag(answer) != self._etag:
+            raise NetworkError(f"{printable(self.name)} changed on the hub while it was read", hint="try again")
+        if len(answer.body) != end - first:
+            raise NetworkError(
+                f"{urlsplit(answer.url).netloc} sent {len(answer.body):,} of {end - first:,} bytes of {printable(self.name)}"
+            )
+        return known + answer.body
+
+
+def _etag(answer: Response) -> str | None:
+    return answer.headers.get("ETag")

@@ -1,0 +1,131 @@
+"""What spans files: the index against the shards, the config against the tensors, the declared against the found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .architecture.config_view import ConfigView
+from .checkpoint import Checkpoint
+from .problems import Problem
+from .tensors import stored_once
+
+_MOST_NAMED = 5  # tensors named one by one before the rest are only counted
+_SHAPE_HIDING = ("gguf",)  # formats whose packed tensors keep the shape of the weights
+
+
+def find_problems(checkpoint: Checkpoint) -> tuple[Problem, ...]:
+    """Everything that is wrong or odd in a checkpoint whose files are whole each by itself."""
+    return (*checkpoint.reading_problems, *_spanning_problems(checkpoint))
+
+
+def _spanning_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
+    if checkpoint.index is not None:
+        yield from _index_problems(checkpoint)
+        yield from _total_size_problem(checkpoint)
+    elif len(checkpoint.shards) > 1:
+        yield Problem("warning", "no-index", f"{len(checkpoint.shards)} shards without an index: all of them were read")
+    yield from _count_problem(checkpoint)
+    if checkpoint.config is None:
+        yield Problem("warning", "no-config", "there is no config.json: the architecture was told from tensor names")
+    else:
+        yield from _config_problems(checkpoint, ConfigView(checkpoint.config))
+    yield from _quantization_problem(checkpoint)
+    yield from _pickle_problem(checkpoint)
+
+
+def _index_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Every name of the index in the shard it names, and no tensor that the index does not know."""
+    present, weight_map = set(checkpoint.shards), checkpoint.weight_map
+    missing = [name for name, shard in weight_map.items() if shard in present and name not in checkpoint.tensors]
+    yield from _named(
+        "error", "missing-tensor", "the index puts it in this shard, which does not hold it", [(name, weight_map[name]) for name in missing]
+    )
+    moved = [(name, shard) for name, shard in weight_map.items() if name in checkpoint.tensors and checkpoint.tensors[name].file != shard]
+    yield from _named("error", "wrong-shard", "the index puts it in this shard, but it stands in another", moved)
+    unlisted = [(name, tensor.file) for name, tensor in checkpoint.tensors.items() if name not in weight_map]
+    yield from _named("warning", "unlisted-tensor", "the shard holds it, but the index does not list it", unlisted)
+
+
+def _named(severity: str, code: str, message: str, places: list[tuple[str, str]]) -> Iterator[Problem]:
+    """A problem for each of the first few tensors, and one that counts the rest."""
+    level = "error" if severity == "error" else "warning"
+    for name, file in places[:_MOST_NAMED]:
+        yield Problem(level, code, message, file=file, tensor=name)
+    if len(places) > _MOST_NAMED:
+        yield Problem(level, code, f"{len(places) - _MOST_NAMED:,} more tensors like these: {message}")
+
+
+def _total_size_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
+    # Ties stored once may be counted twice by the writer, so a file's own sum is compared with and without them.
+    total_size = checkpoint.total_size
+    everything = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    once = sum(tensor.nbytes for tensor in stored_once(checkpoint.tensors.values()))
+    if total_size is None or total_size in (everything, once):
+        return
+    if isinstance(total_size, float) and total_size in (float(everything), float(once)):
+        return
+    yield Problem(
+        "warning", "total-size", f"the index says {total_size!r} bytes in all, the shards hold {everything:,}", file=checkpoint.index
+    )
+
+
+def _count_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
+    if not checkpoint.tensors:
+        yield Problem("error", "no-tensors", "the weights hold no tensor at all", file=checkpoint.shards[0])
+
+
+def _config_problems(checkpoint: Checkpoint, view: ConfigView) -> Iterator[Problem]:
+    """Layer count, hidden size and vocabulary of the config against the tensors."""
+    structure = checkpoint.architecture.structure
+    declared = view.integer("num_hidden_layers")
+    alone = [stack for stack in structure.stacks if stack.modality == "text" and not stack.side] == [structure.main]
+    # With several stacks, or layers that are used again and again, num_hidden_layers counts something else.
+    if structure.main is not None and declared is not None and alone and view.get("num_hidden_groups") is None:
+        yield from _layer_problems(structure.main.prefix, list(structure.main.layers), declared)
+    embedding = structure.embedding
+    if embedding is None or (embedding.dtype not in ("F32", "F16", "BF16", "F64") and checkpoint.format not in _SHAPE_HIDING):
+        return
+    vocab_size, hidden_size = view.integer("vocab_size"), view.integer("hidden_size")
+    if vocab_size is not None and embedding.shape[0] < vocab_size:
+        message = f"has {embedding.shape[0]:,} rows, but the config's vocab_size is {vocab_size:,}"
+        yield Problem("error", "vocab-size", message, file=embedding.file, tensor=embedding.name)
+    norm = structure.norm
+    if hidden_size and norm is not None and norm.shape[0] % hidden_size:  # a reversible model carries two halves
+        yield Problem(
+            "error",
+            "hidden-size",
+            f"has {norm.shape[0]:,} elements, but the config's hidden_size is {hidden_size:,}",
+            file=norm.file,
+            tensor=norm.name,
+        )
+
+
+def _layer_problems(prefix: str, indexes: list[int], declared: int) -> Iterator[Problem]:
+    """Gaps in the numbering and fewer layers than declared are errors; more may be for other purposes (multi-token prediction)."""
+    missing = sorted(set(range(min(declared, max(indexes) + 1))) - set(indexes))
+    if missing:
+        numbers = ", ".join(map(str, missing[:_MOST_NAMED])) + (" ..." if len(missing) > _MOST_NAMED else "")
+        yield Problem("error", "missing-layers", f"{prefix}: layers {numbers} are not stored")
+    if max(indexes) + 1 < declared:
+        yield Problem(
+            "error", "layer-count", f"{prefix}: {max(indexes) + 1} layers are stored, but the config's num_hidden_layers is {declared:,}"
+        )
+    elif max(indexes) + 1 > declared:
+        yield Problem(
+            "warning", "extra-layers", f"{prefix}: {max(indexes) + 1} layers are stored, {declared:,} are in the config's num_hidden_layers"
+        )
+
+
+def _quantization_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
+    found = checkpoint.quantization
+    if found is not None and found.declared is not None and not found.quantized_tensors and found.method != "unknown":
+        message = f"the config declares {found.declared} quantization, but no tensor is stored that way"
+        yield Problem("warning", "quantization-not-found", message, file="config.json")
+
+
+def _pickle_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """A pickle that names anything but tensors would run it when unpickled."""
+    names = checkpoint.metadata.get("pickle_globals")
+    if isinstance(names, tuple) and names:
+        message = f"the pickle names {', '.join(map(str, names[:4]))}: unpickling it would run code; mlload has not"
+        yield Problem("warning", "pickle-code", message, file=checkpoint.shards[0])

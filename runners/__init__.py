@@ -1,0 +1,1 @@
+"""Architecture-aware models: what runs a whole checkpoint."""
