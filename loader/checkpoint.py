@@ -13,7 +13,7 @@ from .architecture import ArchitectureConfig
 from .architecture.quantization import Quantization, detect_quantization
 from .errors import NotFoundError
 from .formats import format_of
-from .layout import find_layout, shards_of_index
+from .layout import find_layout, likely_shards, shards_of_index
 from .problems import Problem
 from .reference import HubReference, parse_reference
 from .sources import CheckpointSource
@@ -118,6 +118,7 @@ class _Reading:
 
     def checkpoint(self) -> Checkpoint:
         """Everything, in the order that needs the fewest round trips."""
+        self.source.announce(likely_shards(self.layout, self.source.files))
         config = self._read_json("config.json", _MAX_CONFIG_BYTES)
         weight_map, total_size = self._read_index()
         shards = self._present(tuple(sorted(set(weight_map.values()))) if weight_map else self.layout.shards)

@@ -63,6 +63,14 @@ def find_layout(files: Mapping[str, int], *, location: str, file: str | None = N
     return chosen, []
 
 
+def likely_shards(layout: Layout, files: Iterable[str]) -> list[str]:
+    """The shards, as far as file names tell them before the index is read."""
+    if layout.index is None:
+        return list(layout.shards)
+    whole = layout.index.removesuffix(_INDEX_SUFFIX)
+    return [name for name in files if name != whole and _SHARD_NUMBER.sub("", name) == whole]
+
+
 def _named(files: Mapping[str, int], file: str, location: str) -> Layout:
     if file not in files:
         raise NotFoundError(f"{location} has no file '{printable(file)}'")

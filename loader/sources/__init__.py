@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -56,6 +56,10 @@ class CheckpointSource(Protocol):
     @property
     def parallel_reads(self) -> int:
         """How many files are worth reading at once."""
+        ...
+
+    def announce(self, names: Iterable[str]) -> None:
+        """These files will be opened soon: begin what takes a while."""
         ...
 
     def read_file(self, name: str, *, limit: int) -> bytes | None:

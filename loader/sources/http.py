@@ -8,6 +8,7 @@ import random
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -60,9 +61,17 @@ class HttpClient:
 
         `byte_range` is (first, last), both included. Raises NetworkError when every try failed.
         """
+        return self._persist(url, lambda: self._follow(url, limit, byte_range))
+
+    def head(self, url: str) -> Response:
+        """The answer to `url` without its body, and without following a redirect. Raises as `get`."""
+        return self._persist(url, lambda: self._once("HEAD", url, 0, None))
+
+    def _persist(self, url: str, ask: Callable[[], Response]) -> Response:
+        """What `ask` returns, tried again after passing faults."""
         for attempt in range(_TRIES):
             try:
-                return self._follow(url, limit, byte_range)
+                return ask()
             except _TransientError as error:
                 self._wait(error, attempt, url)
             except (OSError, http.client.HTTPException) as error:
@@ -84,7 +93,7 @@ class HttpClient:
     def _follow(self, url: str, limit: int, byte_range: tuple[int, int] | None) -> Response:
         first_headers: Message | None = None
         for _ in range(_MAX_REDIRECTS + 1):
-            response = self._once(url, limit, byte_range)
+            response = self._once("GET", url, limit, byte_range)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
                 return Response(url, response.status, response.headers, response.body, first_headers)
@@ -92,13 +101,13 @@ class HttpClient:
             url = urljoin(url, location)
         raise NetworkError(f"{urlsplit(url).netloc} redirects in a circle")
 
-    def _once(self, url: str, limit: int, byte_range: tuple[int, int] | None) -> Response:
+    def _once(self, method: str, url: str, limit: int, byte_range: tuple[int, int] | None) -> Response:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise NetworkError(f"redirected to '{url}', which is no web address")
         connection = self._connection(parts)
         try:
-            connection.request("GET", _target(parts), headers=self._headers(parts, byte_range))
+            connection.request(method, _target(parts), headers=self._headers(parts, byte_range))
             answer = connection.getresponse()
             response = Response(url, answer.status, answer.headers, self._body(answer, limit), None)
         except BaseException:
@@ -125,7 +134,7 @@ class HttpClient:
         with self._lock:
             self.requests += 1
             self.bytes_read += len(body)
-        announced = answer.headers.get("Content-Length", "")
+        announced = "" if limit == 0 else answer.headers.get("Content-Length", "")
         if announced.isdecimal() and len(body) < min(int(announced), limit):
             raise _TransientError(f"the answer broke off after {len(body):,} of {int(announced):,} bytes")
         return bytes(body)

@@ -7,11 +7,11 @@ shards side by side. All later answers must come from the commit that the listin
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from huggingface_hub import constants
 
@@ -23,9 +23,9 @@ from . import ByteSource
 from .http import HttpClient, Response
 from .hub_cache import COMMIT, DEFAULT_REVISION, cached_commit, snapshot_folder
 from .local import LocalFile, LocalFolder
-from .parallel import map_parallel
+from .parallel import Ahead
 
-_MAX_EARLY_BYTES = 20_000_000
+_MAX_SMALL_BYTES = 100_000_000
 _LEAST_READ = 4096
 _EARLY_FILES = ("config.json", "model.safetensors.index.json")
 
@@ -80,14 +80,16 @@ class HubRepository:
         self._reference = reference
         self.location = reference.repo_id
         self._client = HttpClient(token=_token(), token_host=urlsplit(constants.ENDPOINT).netloc)
-        asked = quote(reference.revision or DEFAULT_REVISION, safe="")
-        listing_url = f"{constants.ENDPOINT}/api/models/{reference.repo_id}/revision/{asked}?blobs=true"
-        urls = [listing_url, *(self._url(name, asked) for name in _EARLY_FILES)]
-        listing, *early = map_parallel(lambda url: self._client.get(url, limit=_MAX_EARLY_BYTES), urls, workers=len(urls))
+        self._asked = quote(reference.revision or DEFAULT_REVISION, safe="")
+        self._early = Ahead(self._get_early, workers=len(_EARLY_FILES))
+        self._early.announce(_EARLY_FILES)
+        self._located = Ahead(self._locate, workers=self.parallel_reads)
+        listing = self._client.get(
+            f"{constants.ENDPOINT}/api/models/{reference.repo_id}/revision/{self._asked}?blobs=true", limit=_MAX_SMALL_BYTES
+        )
         self._check(listing, "its listing")
         self._read_listing(listing)
         self._snapshot = snapshot_folder(cache, reference.repo_id, self.revision)
-        self._early = {name: answer for name, answer in zip(_EARLY_FILES, early, strict=True) if self._is_current(answer)}
 
     @property
     def requests(self) -> int:
@@ -109,18 +111,24 @@ class HubRepository:
         licence = card.get("license") if isinstance(card, dict) else None
         self.license: str | None = licence if isinstance(licence, str) else None
 
-    def _is_current(self, answer: Response) -> bool:
-        """Whether an early answer came from the commit that the listing named: the branch may have moved between the two."""
-        return answer.status == 200 and _header(answer, "X-Repo-Commit") in (None, self.revision)
-
     def _url(self, name: str, revision: str | None = None) -> str:
         return f"{constants.ENDPOINT}/{self.location}/resolve/{revision or self.revision}/{quote(name)}"
+
+    def _get_early(self, name: str) -> Response:
+        return self._client.get(self._url(name, self._asked), limit=_MAX_SMALL_BYTES)
+
+    def announce(self, names: Iterable[str]) -> None:
+        """Begin to find out where these files lie: they will be opened soon."""
+        self._located.announce(name for name in names if not (self._snapshot / name).exists())
 
     def read_file(self, name: str, *, limit: int) -> bytes | None:
         """A small file's bytes; None where there is no such file."""
         if name not in self.files:
             return None
-        answer = self._early.get(name) or self._client.get(self._url(name), limit=limit + 1)
+        answer = self._early.result(name) if name in _EARLY_FILES else None
+        # The branch may have moved between the early request and the listing.
+        if answer is None or answer.status != 200 or _header(answer, "X-Repo-Commit") not in (None, self.revision):
+            answer = self._client.get(self._url(name), limit=limit + 1)
         self._check(answer, name)
         self._check_commit(answer)
         if len(answer.body) > limit:
@@ -132,16 +140,23 @@ class HubRepository:
         cached = self._snapshot / name
         return LocalFile(cached, name) if cached.exists() else nullcontext(HubFile(self, name, max(ahead, _LEAST_READ)))
 
-    def fetch(self, name: str, url: str | None, first: int, last: int) -> Response:
-        """Bytes `first` to `last` of a file, at `url` where it has been resolved before."""
+    def fetch(self, name: str, first: int, last: int) -> Response:
+        """Bytes `first` to `last` of a file, straight from where it is stored."""
         span = (first, last)
-        limit = last - first + 1
-        answer = self._client.get(url or self._url(name), limit=limit, byte_range=span)
-        if url is not None and answer.status in (401, 403, 404, 410):  # a storage address expires: resolve it again
-            answer = self._client.get(self._url(name), limit=limit, byte_range=span)
+        answer = self._client.get(self._located.result(name), limit=last - first + 1, byte_range=span)
+        if answer.status in (401, 403, 404, 410):  # a storage address expires: find it again
+            self._located.forget(name)
+            answer = self._client.get(self._located.result(name), limit=last - first + 1, byte_range=span)
         self._check(answer, name)
-        self._check_commit(answer)
         return answer
+
+    def _locate(self, name: str) -> str:
+        """The address at which the hub stores a file; its own where it does not redirect."""
+        answer = self._client.head(self._url(name))
+        if answer.status >= 400:
+            self._check(answer, name)
+        self._check_commit(answer)
+        return urljoin(answer.url, answer.headers.get("Location") or answer.url)
 
     def _check_commit(self, answer: Response) -> None:
         if _header(answer, "X-Repo-Commit") not in (None, self.revision):
@@ -196,9 +211,8 @@ class HubFile:
     def __init__(self, repository: HubRepository, name: str, ahead: int) -> None:
         self.name = name
         self._repository = repository
-        answer = repository.fetch(name, None, 0, ahead - 1)
+        answer = repository.fetch(name, 0, ahead - 1)
         self._beginning = answer.body
-        self._url = answer.url
         self._etag = _etag(answer)
         self.size = self._checked_size(answer, 0)
         listed = repository.files.get(name, -1)
@@ -227,7 +241,7 @@ class HubFile:
             return self._beginning[offset:end]
         known = self._beginning[offset:]
         first = offset + len(known)
-        answer = self._repository.fetch(self.name, self._url, first, end - 1)
+        answer = self._repository.fetch(self.name, first, end - 1)
         if self._checked_size(answer, first) != self.size or _etag(answer) != self._etag:
             raise NetworkError(f"{printable(self.name)} changed on the hub while it was read", hint="try again")
         if len(answer.body) != end - first:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
 
@@ -99,6 +100,9 @@ class LocalFolder:
         self.location = str(path)
         self.revision = revision
         self.files = _sizes(path) if only is None else {only: _size(path / only, only)}
+
+    def announce(self, names: Iterable[str]) -> None:
+        """Nothing to prepare: files on this machine are at hand."""
 
     def read_file(self, name: str, *, limit: int) -> bytes | None:
         """A small file's bytes; None where there is no such file."""

@@ -3,43 +3,90 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Generic, TypeVar
 
-Item = TypeVar("Item")
+Item = TypeVar("Item", bound=Hashable)
 Result = TypeVar("Result")
 
 
-def map_parallel(function: Callable[[Item], Result], items: Sequence[Item], *, workers: int) -> list[Result]:
-    """`function` of every item, in order. Raises the error of the first item that failed, and starts no further ones then.
+class _Slot(Generic[Result]):
+    """One result to come."""
 
-    A ThreadPoolExecutor would be joined when the interpreter ends, so that Ctrl-C waits for the slowest server.
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.value: Result | None = None
+        self.error: BaseException | None = None
+
+
+class Ahead(Generic[Item, Result]):
+    """`function` of items, computed on up to `workers` threads from the moment they are announced, once for each item.
+
+    Daemon threads: a ThreadPoolExecutor would be joined when the interpreter ends, so that Ctrl-C would wait for the slowest server.
     """
+
+    def __init__(self, function: Callable[[Item], Result], *, workers: int) -> None:
+        self._function = function
+        self._workers = workers
+        self._running = 0
+        self._lock = threading.Lock()
+        self._waiting: deque[Item] = deque()
+        self._slots: dict[Item, _Slot[Result]] = {}
+
+    def announce(self, items: Iterable[Item]) -> None:
+        """Begin with these items, as far as they are new."""
+        with self._lock:
+            for item in items:
+                if item not in self._slots:
+                    self._slots[item] = _Slot()
+                    self._waiting.append(item)
+            missing = min(self._workers - self._running, len(self._waiting))
+            self._running += missing
+        for _ in range(missing):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def result(self, item: Item) -> Result:
+        """The item's result; raises the error that its computation raised."""
+        self.announce([item])
+        slot = self._slots[item]
+        slot.done.wait()
+        if slot.error is not None:
+            raise slot.error
+        return slot.value  # pyright: ignore[reportReturnType]  (None only where Result is)
+
+    def forget(self, item: Item) -> None:
+        """Compute the item anew when it is next asked for."""
+        with self._lock:
+            self._slots.pop(item, None)
+
+    def cancel(self) -> None:
+        """Begin no further items."""
+        with self._lock:
+            self._waiting.clear()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._running -= 1
+                    return
+                item = self._waiting.popleft()
+                slot = self._slots[item]
+            try:
+                slot.value = self._function(item)
+            except BaseException as error:  # noqa: BLE001  (raised again by `result`, in the caller's thread)
+                slot.error = error
+            slot.done.set()
+
+
+def map_parallel(function: Callable[[Item], Result], items: Sequence[Item], *, workers: int) -> list[Result]:
+    """`function` of every item, in order. Raises the error of the first item that failed, and begins no further ones then."""
     if workers <= 1 or len(items) <= 1:
         return [function(item) for item in items]
-    waiting: SimpleQueue[int] = SimpleQueue()
-    for place in range(len(items)):
-        waiting.put(place)
-    done: dict[int, Result] = {}
-    failed: dict[int, BaseException] = {}
-
-    def work() -> None:
-        while not failed:
-            try:
-                place = waiting.get_nowait()
-            except Empty:
-                return
-            try:
-                done[place] = function(items[place])
-            except BaseException as error:  # noqa: BLE001  (raised again below, in the caller's thread)
-                failed[place] = error
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(items)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[min(failed)]
-    return [done[place] for place in range(len(items))]
+    ahead = Ahead(function, workers=workers)
+    ahead.announce(items)
+    try:
+        return [ahead.result(item) for item in items]
+    finally:
+        ahead.cancel()
