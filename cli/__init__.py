@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="MODEL is a folder, a .safetensors, .gguf or .bin file, a hub id (org/name or org/name@revision), or a registered name such as tiny.",
+    epilog="MODEL: a folder, a .safetensors, .gguf or .bin file, a hub id (org/name, org/name@revision), or a registered name (tiny).",
 )
 app.command()(inspect)
 app.command()(load)

@@ -129,7 +129,11 @@ def _cache(cache: KVCache, context: int | None) -> str:
     lengths = sorted({length for length in (_LONG_CONTEXT, context) if length and length <= (context or _LONG_CONTEXT)})
     sizes = ", ".join(f"{format_bytes(cache.bytes_at(length))} at {length:,}" for length in lengths)
     window = "" if cache.window is None else f"; {cache.sliding_layers} layers keep {cache.window:,} tokens"
-    latent = "" if cache.latent_bytes_per_token is None else f"; {format_bytes(cache.latent_bytes_per_token)} as MLA latent"
+    latent = (
+        ""
+        if cache.expanded_bytes_per_token is None
+        else f"; {format_bytes(cache.expanded_bytes_per_token)} a token if heads are cached, not latents"
+    )
     return f"{format_bytes(cache.bytes_per_token)} a token in {cache.dtype} ({sizes}{window}{latent})"
 
 

@@ -31,10 +31,8 @@ def tensor_table(tensors: Sequence[TensorEntry], checkpoint: Checkpoint) -> Iter
         table.add_row(Text(printable(tensor.name)), tensor.dtype, str(list(tensor.shape)), format_bytes(tensor.nbytes), *shard)
     yield table
     elements = sum(tensor.numel for tensor in tensors)
-    yield Text(
-        f"{len(tensors):,} of {len(checkpoint.tensors):,} tensors, {format_count(elements)} elements, {format_bytes(sum(each.nbytes for each in tensors))}",
-        style="bold",
-    )
+    size = format_bytes(sum(tensor.nbytes for tensor in tensors))
+    yield Text(f"{len(tensors):,} of {len(checkpoint.tensors):,} tensors, {format_count(elements)} elements, {size}", style="bold")
 
 
 def diff_tables(report: DiffReport) -> Iterator[RenderableType]:

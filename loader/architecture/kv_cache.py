@@ -1,8 +1,8 @@
 """What the key-value cache of a decoder takes, a token and at any length: grouped heads, latents, sliding windows, shared layers.
 
 For each layer: bytes a token = (key width + value width) * bytes an element, with width = num_key_value_heads * head_dim. A sliding
-layer keeps at most its window. Multi-head latent attention keeps kv_lora_rank + qk_rope_head_dim a token where the runtime caches the
-latent (vLLM, SGLang); transformers caches the expanded heads (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+layer keeps at most its window. Multi-head latent attention keeps kv_lora_rank + qk_rope_head_dim a token (DeepSeek-V2, arXiv
+2405.04434, section 2.1), as transformers 5, vLLM and SGLang do; a runtime that caches the expanded heads takes more.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from .kind import Kind
 from .structure import Stack, Structure
 
 _KEY = re.compile(
-    r"(?<!linear_attn\.)(k_proj|attn_k|\bwk|qkv|c_attn|query_key_value|kv_proj|kv_a_proj\w*|\bkey|key_value|attn_kv_a\w*|kv_a|\bk)\b|qkv",
-    re.IGNORECASE,
+    r"(k_proj|attn_k|\bwk|c_attn|kv_proj|kv_a_proj\w*|key_proj|\bkey|key_value|attn_kv_a\w*|kv_a|\bk)\b|qkv|query_key_value", re.IGNORECASE
 )
-_KEY_MATRIX = re.compile(r"(attn|attention|self_attn)\.(k_proj|wk)\.weight$|attn_k\.weight$")
-_VALUE_MATRIX = re.compile(r"(attn|attention|self_attn)\.(v_proj|wv)\.weight$|attn_v\.weight$")
-_NOT_SELF = re.compile(r"encoder_attn|EncDecAttention|cross|linear_attn|mamba|indexer", re.IGNORECASE)
-_CACHED_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention", "attention", "hybrid", "global", "local"})
-_BOUNDED_TYPES = frozenset({"sliding_attention", "chunked_attention", "local"})
+_KEY_MATRIX = re.compile(r"(attn|attention)\.(\d+\.)?(k_proj|wk)\.weight$|attn_k\.weight$", re.IGNORECASE)
+_VALUE_MATRIX = re.compile(r"(attn|attention)\.(\d+\.)?(v_proj|wv)\.weight$|attn_v\.weight$", re.IGNORECASE)
+_LATENT_MATRIX = re.compile(r"kv_a_proj_with_mqa\.weight$")
+_NOT_SELF = re.compile(r"encoder_attn|EncDecAttention|cross|linear_attn|mamba|lstm|indexer", re.IGNORECASE)
+_RECURRENT_TYPES = re.compile(r"linear|mamba|conv|recurrent|^mlp$|^moe$")
+_BOUNDED_TYPES = re.compile(r"sliding|chunked|^local")
 
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """Bytes of cache for one sequence in `dtype`. `latent_bytes_per_token` is for runtimes that cache MLA's latent instead."""
+    """Bytes of cache for one sequence in `dtype`. With latent attention `expanded_bytes_per_token` is for runtimes that cache the heads."""
 
     dtype: str
     bytes_per_token: int  # of all layers, while the sequence is shorter than any window
@@ -38,7 +38,7 @@ class KVCache:
     full_bytes_per_token: int  # of the layers that keep every token
     sliding_layers: int
     window: int | None
-    latent_bytes_per_token: int | None
+    expanded_bytes_per_token: int | None
 
     def bytes_at(self, length: int) -> int:
         """Bytes for a sequence of `length` tokens."""
@@ -60,7 +60,7 @@ def detect_kv_cache(view: ConfigView, structure: Structure, kind: Kind, dtype: s
     window = view.integer("sliding_window") or view.integer("attention_chunk_size")
     bounded = [_is_bounded(view, index, window) for index in layers]
     full = sum(size for size, is_bounded in zip(widths, bounded, strict=True) if not is_bounded)
-    latent = _latent_width(view) * len(layers) * width or None
+    expanded = _expanded_width(view) * len(layers) * width or None
     return KVCache(
         str(cached_as),
         sum(widths) * width,
@@ -68,7 +68,7 @@ def detect_kv_cache(view: ConfigView, structure: Structure, kind: Kind, dtype: s
         full * width,
         bounded.count(True),
         window if any(bounded) else None,
-        latent,
+        expanded,
     )
 
 
@@ -78,8 +78,8 @@ def _cached_layers(view: ConfigView, stack: Stack) -> list[int]:
     shared = view.integer("num_kv_shared_layers") or 0
     declared = view.integer("num_hidden_layers") or stack.num_layers  # layers beyond are for other purposes (multi-token prediction)
     owners = [index for index in stack.layers if index < declared - shared]
-    if types is not None and len(types) >= len(owners) and not _CACHED_TYPES.isdisjoint(types):
-        return [index for index in owners if types[index] in _CACHED_TYPES]
+    if types is not None and len(types) >= len(owners):  # tells more than tensors: Zamba's layers share one attention block
+        return [index for index in owners if not _RECURRENT_TYPES.search(types[index])]
     keys = {name for name in stack.names if _KEY.search(name) and not _NOT_SELF.search(name)}
     return [index for index in owners if not keys.isdisjoint(stack.layers[index])]
 
@@ -91,15 +91,15 @@ def _layer_types(view: ConfigView) -> Sequence[str] | None:
 
 def _layer_width(view: ConfigView, layer: Mapping[str, TensorEntry]) -> int:
     """Elements a token of one layer's keys and values: by the projections' rows where stored plainly, else by the config; 0 if unknown."""
-    keys, values = (_rows(layer, pattern) for pattern in (_KEY_MATRIX, _VALUE_MATRIX))
     heads = view.integer("num_attention_heads")
-    if keys is not None:
-        return keys + (keys if values is None else values)
+    rank = view.integer("kv_lora_rank")
+    if rank:
+        return _rows(layer, _LATENT_MATRIX) or rank + (view.integer("qk_rope_head_dim") or 0)
+    keys = _rows(layer, _KEY_MATRIX)
+    if keys:
+        return keys + (_rows(layer, _VALUE_MATRIX) or keys)
     if not heads:
         return 0
-    if view.integer("kv_lora_rank"):
-        nope, rope, value = (view.integer(key) or 0 for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
-        return heads * (nope + rope + value)
     head_dim = view.integer("head_dim") or (view.integer("hidden_size") or 0) // heads
     return 2 * _kv_heads(view, heads) * head_dim
 
@@ -110,16 +110,21 @@ def _kv_heads(view: ConfigView, heads: int) -> int:
     return view.integer("num_key_value_heads") or heads
 
 
-def _rows(layer: Mapping[str, TensorEntry], pattern: re.Pattern[str]) -> int | None:
-    """Rows of the one projection in `layer` that is stored as an ordinary matrix."""
+def _rows(layer: Mapping[str, TensorEntry], pattern: re.Pattern[str]) -> int:
+    """Rows of the layer's projections of one kind, 0 unless all are stored as ordinary matrices."""
     found = [tensor for name, tensor in layer.items() if "expert" not in name and pattern.search(name) and not _NOT_SELF.search(name)]
-    plain = len(found) == 1 and len(found[0].shape) == 2 and found[0].dtype in ("F32", "F16", "BF16", "F64")
-    return found[0].shape[0] if plain else None
+    plain = all(len(tensor.shape) == 2 and tensor.dtype in ("F32", "F16", "BF16", "F64") for tensor in found)
+    return sum(tensor.shape[0] for tensor in found) if plain else 0
 
 
-def _latent_width(view: ConfigView) -> int:
-    rank = view.integer("kv_lora_rank") or 0
-    return rank + (view.integer("qk_rope_head_dim") or 0) if rank else 0
+def _expanded_width(view: ConfigView) -> int:
+    """Elements a token of all heads' keys and values that a latent stands for; 0 without latent attention."""
+    if not view.integer("kv_lora_rank"):
+        return 0
+    nope, rope, value, heads = (
+        view.integer(key) or 0 for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "num_attention_heads")
+    )
+    return heads * (nope + rope + value)
 
 
 def _is_bounded(view: ConfigView, index: int, window: int | None) -> bool:
@@ -128,6 +133,6 @@ def _is_bounded(view: ConfigView, index: int, window: int | None) -> bool:
         return False
     types = _layer_types(view)
     if types is not None and index < len(types):
-        return types[index] in _BOUNDED_TYPES
+        return _BOUNDED_TYPES.search(types[index]) is not None
     period = view.integer("sliding_window_pattern") or (2 if view.model_type == "gemma2" else 0)  # every such layer sees everything
     return (index + 1) % period != 0 if period else True

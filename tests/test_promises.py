@@ -1,0 +1,84 @@
+"""What users build on: public names, exit codes, options and JSON keys. A change here is a change of contract."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Outcome
+
+import mlload
+
+PUBLIC = """
+AccessDeniedError ArchitectureConfig Checkpoint DoesNotFitError InspectReport InvalidCheckpointError MissingDependencyError MlloadError
+ModelArchitecture NetworkError NotFoundError RopeScaling ThresholdExceededError UsageError __version__ detect_architecture
+detect_architecture_from_tensors diff inspect
+""".split()
+
+INSPECT_KEYS = """
+schema reference source location revision license format family architecture version class_name kind tensors parameters active_parameters
+bytes by_dtype components stacks layers embedding norm head hidden_size num_layers num_attention_heads num_key_value_heads head_dim vocab_size
+context_length rope activation norm_type tie_word_embeddings fused_qkv fused_gate_up parallel_residual experts quantization kv_cache tokenizer
+files header_bytes requests bytes_read problems
+""".split()
+
+DIFF_KEYS = "schema reference other same config only_before only_after shapes dtypes common_tensors".split()
+LOAD_KEYS = "schema reference class_name kind parameters dtype device seconds prompt text generated_tokens".split()
+
+OPTIONS = {
+    "inspect": "--tensors --regex --layers --diff --file --strict --json --debug --help".split(),
+    "load": "--prompt --max-new-tokens --dtype --device --json --debug --help".split(),
+}
+
+EXIT_CODES = {
+    mlload.MlloadError: 1,
+    mlload.UsageError: 2,
+    mlload.NotFoundError: 3,
+    mlload.AccessDeniedError: 3,
+    mlload.NetworkError: 3,
+    mlload.InvalidCheckpointError: 4,
+    mlload.DoesNotFitError: 5,
+    mlload.MissingDependencyError: 6,
+    mlload.ThresholdExceededError: 7,
+}
+
+
+def test_public_names() -> None:
+    assert mlload.__all__ == PUBLIC
+    assert all(hasattr(mlload, name) for name in PUBLIC)
+
+
+def test_a_misspelt_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="Checkpiont"):
+        mlload.Checkpiont  # noqa: B018
+
+
+@pytest.mark.parametrize(("error", "code"), EXIT_CODES.items(), ids=lambda value: getattr(value, "__name__", str(value)))
+def test_exit_codes(error: type[mlload.MlloadError], code: int) -> None:
+    assert error.exit_code == code
+
+
+@pytest.mark.parametrize(("command", "options"), OPTIONS.items())
+def test_options(run: Callable[..., Outcome], command: str, options: list[str]) -> None:
+    shown = re.findall(r"--[a-z-]+", run(command, "--help", env={"COLUMNS": "200"}).out)
+    assert sorted(set(shown) - {"--tensors"} | ({"--tensors"} & set(options))) == sorted(options)
+
+
+def test_inspect_keys(run: Callable[..., Outcome], llama: Path) -> None:
+    answer = run("inspect", llama, "--json").json
+    assert list(answer) == INSPECT_KEYS
+    assert answer["schema"] == "mlload.inspect/1"
+
+
+def test_diff_keys(run: Callable[..., Outcome], llama: Path) -> None:
+    answer = run("inspect", llama, "--diff", llama, "--json").json
+    assert list(answer) == DIFF_KEYS
+    assert answer["schema"] == "mlload.diff/1"
+
+
+def test_load_keys(run: Callable[..., Outcome]) -> None:
+    answer = run("load", "tiny", "--json").json
+    assert list(answer) == LOAD_KEYS
+    assert answer["schema"] == "mlload.load/1"
