@@ -29,10 +29,6 @@ def run_guarded(app: Callable[..., object]) -> NoReturn:
             raise
         sys.stderr.write(f"error: {error}\n")
         code = error.exit_code
-    except BrokenPipeError:
-        # The reader of our output has gone: nothing is left to say, and flushing at exit must not try again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     sys.exit(code)
 
 
@@ -47,16 +43,27 @@ def warn(message: str) -> None:
 
 def print_json(answer: Mapping[str, object]) -> None:
     """The answer as one JSON object on stdout."""
-    sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace").decode() + "\n")
-    sys.stdout.flush()
+    _write(json.dumps(answer, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def print_tables(parts: Iterable[RenderableType]) -> None:
     """The answer as text: coloured on a terminal (unless NO_COLOR), plain and of a fixed width elsewhere."""
     console = _console()
-    for part in parts:
-        console.print(part)
-    sys.stdout.flush()
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    _write(captured.get())
+
+
+def _write(text: str) -> None:
+    """Write to stdout whatever its encoding; end quietly if the reader has gone."""
+    try:
+        sys.stdout.buffer.write(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Flushing at exit must not try again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
 
 
 def _console() -> Console:

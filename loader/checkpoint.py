@@ -11,10 +11,10 @@ from pathlib import Path
 
 from .architecture import ArchitectureConfig
 from .architecture.quantization import Quantization, detect_quantization
-from .errors import NotFoundError
+from .errors import InvalidCheckpointError, NotFoundError
 from .formats import format_of
 from .layout import find_layout, likely_shards, shards_of_index
-from .problems import Problem
+from .problems import Problem, first_few
 from .reference import HubReference, parse_reference
 from .sources import CheckpointSource
 from .sources.hub_cache import snapshot_in
@@ -24,7 +24,8 @@ from .strict_json import parse_object
 from .tensors import FileHeader, TensorEntry
 
 _MAX_CONFIG_BYTES = 10_000_000
-_MAX_INDEX_BYTES = 100_000_000
+_MAX_INDEX_BYTES = 50_000_000  # of 180,000 tensors: 20 MB
+_MAX_TENSORS = 250_000  # in all shards
 _MAX_REMOTE_EXTRA_BYTES = 8192  # what is nice to know must not cost more than what was asked
 _GUESSED_HEADER_BYTES = 48 * 1024  # of a hub file of which no index tells; most single files have less
 _RECORD_BYTES = 84  # of a safetensors header for one tensor, less its name
@@ -114,7 +115,8 @@ class _Reading:
     def __init__(self, reference: str, source: CheckpointSource, file: str | None) -> None:
         self.reference = reference
         self.source = source
-        self.layout, self.problems = find_layout(source.files, location=source.location, file=file)
+        self.layout, problems = find_layout(source.files, location=source.location, file=file)
+        self.problems = [*source.problems, *problems]
 
     def checkpoint(self) -> Checkpoint:
         """Everything, in the order that needs the fewest round trips."""
@@ -167,9 +169,8 @@ class _Reading:
     def _present(self, shards: tuple[str, ...]) -> tuple[str, ...]:
         """The shards that are there; a missing one is a problem, and all of them missing an error."""
         present = tuple(name for name in shards if name in self.source.files)
-        for name in shards:
-            if name not in self.source.files:
-                self.problems.append(Problem("error", "missing-shard", "the index lists this shard, but it is not there", file=name))
+        missing = [(None, name) for name in shards if name not in self.source.files]
+        self.problems.extend(first_few("error", "missing-shard", "the index lists this shard, but it is not there", missing))
         if not present:
             raise NotFoundError(
                 f"{self.source.location}: none of the {len(shards)} shards of {self.layout.index} is there", hint="download the model again"
@@ -182,12 +183,17 @@ class _Reading:
         """All shards' headers, and the small optional files beside them, read at once."""
         ahead = _guess_header_bytes(weight_map)
         extras = [name for name in _OPTIONAL_FILES if self._is_worth_reading(name)]
+        counts: list[int] = []
 
         def read(name: str) -> FileHeader | dict[str, object]:
             if name in extras:
                 return self._read_json(name, _MAX_CONFIG_BYTES) or {}
             with self.source.open(name, ahead=ahead.get(name, _GUESSED_HEADER_BYTES)) as file:
-                return self.layout.format.read_header(file)
+                header = self.layout.format.read_header(file)
+            counts.append(len(header.tensors))
+            if sum(counts) > _MAX_TENSORS:
+                raise InvalidCheckpointError(f"brings the checkpoint to more than {_MAX_TENSORS:,} tensors", file=name)
+            return header
 
         results = map_parallel(read, [*shards, *extras], workers=self.source.parallel_reads)
         headers = [result for result in results if isinstance(result, FileHeader)]
@@ -200,13 +206,12 @@ class _Reading:
     def _merge(self, headers: list[FileHeader]) -> dict[str, TensorEntry]:
         """One table of all shards' tensors. A name in two shards is a problem; the first one counts."""
         tensors: dict[str, TensorEntry] = {}
+        again: list[tuple[str, str]] = []
         for header in headers:
             for tensor in header.tensors:
-                known = tensors.setdefault(tensor.name, tensor)
-                if known is not tensor:
-                    self.problems.append(
-                        Problem("error", "duplicate-tensor", f"also stands in {known.file}", file=tensor.file, tensor=tensor.name)
-                    )
+                if tensors.setdefault(tensor.name, tensor) is not tensor:
+                    again.append((tensor.name, tensor.file))
+        self.problems.extend(first_few("error", "duplicate-tensor", "also stands in a shard before this one", again))
         return tensors
 
 

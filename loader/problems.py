@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+_MOST_NAMED = 5  # of one kind, before the rest are only counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +18,11 @@ class Problem:
     message: str
     file: str | None = None
     tensor: str | None = None
+
+
+def first_few(severity: Literal["error", "warning"], code: str, message: str, places: Sequence[tuple[str | None, str]]) -> Iterator[Problem]:
+    """A problem for each of the first few (tensor, file), and one that counts the rest."""
+    for tensor, file in places[:_MOST_NAMED]:
+        yield Problem(severity, code, message, file=file, tensor=tensor)
+    if len(places) > _MOST_NAMED:
+        yield Problem(severity, code, f"{len(places) - _MOST_NAMED:,} more like these: {message}")

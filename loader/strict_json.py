@@ -6,7 +6,8 @@ import json
 
 from .errors import InvalidCheckpointError
 
-_MAX_VALUES = 4_000_000  # commas and brackets; a header of 200,000 tensors has 1.8 million
+_MAX_VALUES = 1_200_000  # commas and brackets; a header of 100,000 tensors has some 900,000
+_MAX_QUOTES = 1_200_000  # keys and texts cost the most memory: 300 bytes each; an index of 250,000 tensors has a million quotes
 _MAX_WIDE_BYTES = 25_000_000  # non-ASCII text takes up to four bytes a character once decoded
 
 
@@ -22,7 +23,9 @@ def parse_object(data: bytes, *, file: str, unique_keys: bool = False) -> dict[s
     """
     _check_budget(data, file)
     try:
-        value = json.loads(data, object_pairs_hook=_unique if unique_keys else None)
+        text = data.decode()
+        del data  # 100 MB of it must not stay beside its text and what is parsed from that
+        value = json.loads(text, object_pairs_hook=_unique if unique_keys else None)
     except RecursionError:
         raise InvalidCheckpointError("JSON is nested too deeply", file=file) from None
     except _DuplicateKeyError as error:
@@ -40,6 +43,8 @@ def parse_object(data: bytes, *, file: str, unique_keys: bool = False) -> dict[s
 def _check_budget(data: bytes, file: str) -> None:
     if data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
         raise InvalidCheckpointError(f"JSON holds more than {_MAX_VALUES:,} values", file=file)
+    if data.count(b'"') > _MAX_QUOTES:
+        raise InvalidCheckpointError(f"JSON holds more than {_MAX_QUOTES // 2:,} texts", file=file)
     if len(data) > _MAX_WIDE_BYTES and not data.isascii():
         raise InvalidCheckpointError(f"JSON has {len(data):,} bytes of non-ASCII text", file=file)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .architecture.config_view import ConfigView
 from .checkpoint import Checkpoint
-from .problems import Problem
+from .problems import Problem, first_few
 from .tensors import stored_once
 
 _MOST_NAMED = 5  # tensors named one by one before the rest are only counted
@@ -37,22 +37,13 @@ def _index_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Every name of the index in the shard it names, and no tensor that the index does not know."""
     present, weight_map = set(checkpoint.shards), checkpoint.weight_map
     missing = [name for name, shard in weight_map.items() if shard in present and name not in checkpoint.tensors]
-    yield from _named(
+    yield from first_few(
         "error", "missing-tensor", "the index puts it in this shard, which does not hold it", [(name, weight_map[name]) for name in missing]
     )
     moved = [(name, shard) for name, shard in weight_map.items() if name in checkpoint.tensors and checkpoint.tensors[name].file != shard]
-    yield from _named("error", "wrong-shard", "the index puts it in this shard, but it stands in another", moved)
+    yield from first_few("error", "wrong-shard", "the index puts it in this shard, but it stands in another", moved)
     unlisted = [(name, tensor.file) for name, tensor in checkpoint.tensors.items() if name not in weight_map]
-    yield from _named("warning", "unlisted-tensor", "the shard holds it, but the index does not list it", unlisted)
-
-
-def _named(severity: str, code: str, message: str, places: list[tuple[str, str]]) -> Iterator[Problem]:
-    """A problem for each of the first few tensors, and one that counts the rest."""
-    level = "error" if severity == "error" else "warning"
-    for name, file in places[:_MOST_NAMED]:
-        yield Problem(level, code, message, file=file, tensor=name)
-    if len(places) > _MOST_NAMED:
-        yield Problem(level, code, f"{len(places) - _MOST_NAMED:,} more tensors like these: {message}")
+    yield from first_few("warning", "unlisted-tensor", "the shard holds it, but the index does not list it", unlisted)
 
 
 def _total_size_problem(checkpoint: Checkpoint) -> Iterator[Problem]:

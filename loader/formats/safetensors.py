@@ -6,6 +6,7 @@ then the tensors' bytes without holes (https://github.com/huggingface/safetensor
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import prod
 from typing import NoReturn, TypeGuard
 
@@ -17,28 +18,29 @@ from ..tensors import FileHeader, TensorEntry
 from .sniffing import refuse_impostor
 
 MAX_HEADER_BYTES = 100_000_000
-MAX_TENSORS = 250_000  # the largest known checkpoint has 180,000 in all of its shards
+MAX_TENSORS = 100_000  # the largest known checkpoint has 180,000 in all of its shards
 MAX_DIMENSIONS = 64
+_MAX_NAME_LENGTH = 1_024
+_MAX_NAMES_LENGTH = 12_000_000  # of all names together: every one of them is searched for many words
 _MAX_SIZE = 2**63 - 1
 _LENGTH_BYTES = 8
 
 
 def read_header(source: ByteSource) -> FileHeader:
     """The tensor table and metadata of a safetensors file. Raises InvalidCheckpointError where the file breaks the format."""
-    text = _header_text(source)
-    if not text.startswith(b"{"):
-        _refuse(source, "the header does not begin with '{'")
-    header = parse_object(text, file=source.name, unique_keys=True)
+    data_start = _LENGTH_BYTES + _header_length(source)
+    # Read inside the call, so that nobody holds the bytes once they are decoded.
+    header = parse_object(source.read(_LENGTH_BYTES, data_start - _LENGTH_BYTES), file=source.name, unique_keys=True)
     metadata = _metadata(header.pop("__metadata__", None), source.name)
     if len(header) > MAX_TENSORS:
         _refuse(source, f"the header lists {len(header):,} tensors, more than {MAX_TENSORS:,}")
-    data_start = _LENGTH_BYTES + len(text)
+    _check_names(header, source)
     tensors = [_entry(name, record, source.name, data_start) for name, record in header.items()]
     _check_layout(tensors, source, data_start)
     return FileHeader(tuple(tensors), metadata, data_start)
 
 
-def _header_text(source: ByteSource) -> bytes:
+def _header_length(source: ByteSource) -> int:
     refuse_impostor(source, expected="safetensors")
     if source.size < _LENGTH_BYTES:
         _refuse(source, f"the file has {source.size} bytes, too few for a header")
@@ -47,7 +49,9 @@ def _header_text(source: ByteSource) -> bytes:
         _refuse(source, f"the header would have {length:,} bytes, more than the {MAX_HEADER_BYTES:,} that the format allows")
     if length > source.size - _LENGTH_BYTES:
         _refuse(source, f"the header should have {length:,} bytes, but the file ends after {source.size - _LENGTH_BYTES:,}")
-    return source.read(_LENGTH_BYTES, length)
+    if source.read(_LENGTH_BYTES, 1) != b"{":
+        _refuse(source, "the header does not begin with '{'")
+    return length
 
 
 def _metadata(value: object, file: str) -> dict[str, object]:
@@ -56,6 +60,16 @@ def _metadata(value: object, file: str) -> dict[str, object]:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise InvalidCheckpointError("__metadata__ is not a table of strings", file=file)
     return value
+
+
+def _check_names(names: Collection[str], source: ByteSource) -> None:
+    for name in names:
+        if len(name) > _MAX_NAME_LENGTH:
+            _refuse_tensor(source.name, name, f"its name has more than {_MAX_NAME_LENGTH:,} characters")
+        if not name.isascii() and any("\ud800" <= char <= "\udfff" for char in name):
+            _refuse_tensor(source.name, name, "its name is not Unicode: half a surrogate pair stands alone")
+    if sum(map(len, names)) > _MAX_NAMES_LENGTH:
+        _refuse(source, f"the names of its tensors have more than {_MAX_NAMES_LENGTH:,} characters")
 
 
 def _entry(name: str, record: object, file: str, data_start: int) -> TensorEntry:

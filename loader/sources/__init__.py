@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from ..problems import Problem
+
 
 class ByteSource(Protocol):
     """Random access to the bytes of one file."""
@@ -51,6 +53,11 @@ class CheckpointSource(Protocol):
     @property
     def license(self) -> str | None:
         """The licence that the model card names."""
+        ...
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What to know of how the source was reached."""
         ...
 
     @property

@@ -8,8 +8,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import Message
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -57,21 +56,29 @@ class HttpClient:
         self.bytes_read = 0
 
     def get(self, url: str, *, limit: int, byte_range: tuple[int, int] | None = None) -> Response:
-        """The answer to `url`, with at most `limit` bytes of body.
+        """The answer to `url` after redirects, with at most `limit` bytes of body.
 
         `byte_range` is (first, last), both included. Raises NetworkError when every try failed.
         """
-        return self._persist(url, lambda: self._follow(url, limit, byte_range))
+        first_headers: Message | None = None
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = self._persist("GET", url, limit, byte_range)
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or location is None:
+                return replace(response, redirect_headers=first_headers)
+            first_headers = first_headers or response.headers
+            url = urljoin(url, location)
+        raise NetworkError(f"{urlsplit(url).netloc} redirects in a circle")
 
     def head(self, url: str) -> Response:
         """The answer to `url` without its body, and without following a redirect. Raises as `get`."""
-        return self._persist(url, lambda: self._once("HEAD", url, 0, None))
+        return self._persist("HEAD", url, 0, None)
 
-    def _persist(self, url: str, ask: Callable[[], Response]) -> Response:
-        """What `ask` returns, tried again after passing faults."""
+    def _persist(self, method: str, url: str, limit: int, byte_range: tuple[int, int] | None) -> Response:
+        """One request's answer, asked for again after passing faults."""
         for attempt in range(_TRIES):
             try:
-                return ask()
+                return self._once(method, url, limit, byte_range)
             except _TransientError as error:
                 self._wait(error, attempt, url)
             except (OSError, http.client.HTTPException) as error:
@@ -89,17 +96,6 @@ class HttpClient:
             raise NetworkError(f"{host} failed {_TRIES} times, the last time with: {error}", hint=hint) from None
         delay = _BACK_OFF * 2**attempt * random.uniform(0.75, 1.25) if error.wait is None else error.wait
         time.sleep(delay)
-
-    def _follow(self, url: str, limit: int, byte_range: tuple[int, int] | None) -> Response:
-        first_headers: Message | None = None
-        for _ in range(_MAX_REDIRECTS + 1):
-            response = self._once("GET", url, limit, byte_range)
-            location = response.headers.get("Location")
-            if response.status not in _REDIRECTS or location is None:
-                return Response(url, response.status, response.headers, response.body, first_headers)
-            first_headers = first_headers or response.headers
-            url = urljoin(url, location)
-        raise NetworkError(f"{urlsplit(url).netloc} redirects in a circle")
 
     def _once(self, method: str, url: str, limit: int, byte_range: tuple[int, int] | None) -> Response:
         parts = urlsplit(url)

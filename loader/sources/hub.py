@@ -16,6 +16,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from huggingface_hub import constants
 
 from ..errors import AccessDeniedError, InvalidCheckpointError, NetworkError, NotFoundError, UsageError
+from ..problems import Problem
 from ..reference import HubReference, similar_name
 from ..strict_json import parse_object
 from ..text import printable
@@ -45,14 +46,15 @@ def open_hub(reference: HubReference) -> LocalFolder | HubRepository:
         return _cached(cache, reference, commit)
     try:
         return HubRepository(reference, cache)
-    except NetworkError:
+    except NetworkError as error:
         if commit is None:
             raise
-        return _cached(cache, reference, commit)
+        unreached = Problem("warning", "hub-unreachable", f"the cached commit was read, which may not be the newest: {error.message}")
+        return _cached(cache, reference, commit, problems=(unreached,))
 
 
-def _cached(cache: Path, reference: HubReference, commit: str) -> LocalFolder:
-    return LocalFolder(snapshot_folder(cache, reference.repo_id, commit), kind="cache", revision=commit)
+def _cached(cache: Path, reference: HubReference, commit: str, *, problems: tuple[Problem, ...] = ()) -> LocalFolder:
+    return LocalFolder(snapshot_folder(cache, reference.repo_id, commit), kind="cache", revision=commit, problems=problems)
 
 
 def _shown(reference: HubReference) -> str:
@@ -75,6 +77,7 @@ class HubRepository:
 
     kind = "hub"
     parallel_reads = 16
+    problems: tuple[Problem, ...] = ()
 
     def __init__(self, reference: HubReference, cache: Path) -> None:
         self._reference = reference
@@ -171,6 +174,10 @@ class HubRepository:
             hint = f"ask for access at {constants.ENDPOINT}/{self.location}, then set HF_TOKEN"
             raise AccessDeniedError(
                 f"{self.location} is gated, and this {'token' if _token() else 'request without a token'} has no access", hint=hint
+            )
+        if answer.status == 401 and "credentials" in answer.headers.get("X-Error-Message", ""):
+            raise AccessDeniedError(
+                "the hub does not accept the token", hint="run `hf auth login` again, or unset HF_TOKEN if it has expired"
             )
         if code == "RevisionNotFound":
             raise NotFoundError(f"{self.location} has no revision '{self._reference.revision or DEFAULT_REVISION}'")

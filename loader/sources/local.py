@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from ..errors import InvalidCheckpointError, NotFoundError
+from ..problems import Problem
 
 _MAX_LISTED_FILES = 100_000
 _FRONT_MATTER_BYTES = 8192
@@ -94,8 +95,11 @@ class LocalFolder:
 
     parallel_reads = 1  # opening and parsing are what costs, and both hold the interpreter
 
-    def __init__(self, path: Path, *, kind: str = "folder", revision: str | None = None, only: str | None = None) -> None:
+    def __init__(
+        self, path: Path, *, kind: str = "folder", revision: str | None = None, only: str | None = None, problems: tuple[Problem, ...] = ()
+    ) -> None:
         self.path = path
+        self.problems = problems
         self.kind = kind
         self.location = str(path)
         self.revision = revision

@@ -1,0 +1,231 @@
+"""Reading from a hub: what is asked of it, what comes out, and what each of its failures says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hub_faults as faults
+import pytest
+from conftest import LLAMA_CONFIG, Outcome, write_safetensors
+from hub_faults import Fault
+from hub_server import HubServer, hub
+
+import mlload
+
+REPO = "org/llama"
+Ask = Callable[..., Outcome]
+
+
+@pytest.fixture
+def server(llama: Path) -> Iterator[HubServer]:
+    (llama / "README.md").write_text("---\nlicense: mit\n---\n")
+    with hub() as server:
+        server.add(REPO, llama)
+        yield server
+
+
+@pytest.fixture
+def ask(server: HubServer, run: Callable[..., Outcome]) -> Ask:
+    """`mlload inspect` of a repository on the server, without a cache."""
+
+    def start(reference: str = REPO, *arguments: str, **env: str) -> Outcome:
+        return run("inspect", reference, "--json", *arguments, env={"HF_ENDPOINT": server.endpoint, "HF_HUB_OFFLINE": "0", **env})
+
+    return start
+
+
+def download(server: HubServer, home: Path) -> None:
+    """Fill the cache as huggingface_hub does."""
+    code = f"from huggingface_hub import snapshot_download; snapshot_download({REPO!r})"
+    env = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(home), "PATH": "/usr/bin:/bin", "HF_HUB_DISABLE_XET": "1"}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
+
+
+def test_report_equals_that_of_the_folder(ask: Ask, llama: Path) -> None:
+    local = json.loads(json.dumps(mlload.inspect(llama).to_json()))
+    remote = ask().json
+    differing = {key for key in local if local[key] != remote[key]}
+    assert differing <= {"reference", "source", "location", "revision", "requests", "bytes_read", "files", "license"}
+    assert remote["license"] == "mit"
+
+
+def test_nothing_is_downloaded_or_written(ask: Ask, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert ask().code == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_two_requests_a_shard_and_three_before_with_their_redirects(ask: Ask, server: HubServer) -> None:
+    answer = ask().json
+    assert (
+        answer["requests"] == server.requests == 3 + 2 + 2 * 2
+    )  # listing, config and index with a redirect each; find and read each shard
+    assert answer["bytes_read"] == sum(record.bytes for record in server.log if record.method == "GET")
+
+
+def test_shards_are_read_side_by_side(ask: Ask, server: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "wide"
+    folder.mkdir()
+    shards = [f"model-{number:05}-of-00012.safetensors" for number in range(1, 13)]
+    for number, shard in enumerate(shards):
+        write_safetensors(
+            folder / shard, {f"model.layers.{number}.mlp.up_proj.weight": ("F32", (4, 4)), f"model.layers.{number}.mlp.b": ("F32", (4,))}
+        )
+    weight_map = {f"model.layers.{number}.mlp.{name}": shard for number, shard in enumerate(shards) for name in ("up_proj.weight", "b")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "config.json").write_text("{}")
+    server.add("org/wide", folder)
+    server.delay = 0.5
+    assert ask("org/wide").code == 0
+    arrivals = sorted(record.at for record in server.log if record.server == "cdn")
+    assert len(arrivals) == len(shards)
+    assert arrivals[-1] - arrivals[0] < server.delay
+
+
+def test_token_goes_to_the_hub_and_never_to_the_storage(ask: Ask, server: HubServer, llama: Path) -> None:
+    server.add("org/closed", llama, private=True, token="hf_mine")
+    assert ask("org/closed", HF_TOKEN="hf_mine").code == 0
+    assert all(record.had_token == (record.server == "hub") for record in server.log)
+    assert not server.leaks
+
+
+def test_token_file_is_read(ask: Ask, server: HubServer, llama: Path, tmp_path: Path) -> None:
+    server.add("org/closed", llama, private=True, token="hf_mine")
+    (tmp_path / "token").write_text("hf_mine\n")
+    assert ask("org/closed", HF_TOKEN_PATH=str(tmp_path / "token")).code == 0
+
+
+def test_revision_is_read_and_pinned(ask: Ask, server: HubServer, llama: Path) -> None:
+    (llama / "config.json").write_text(json.dumps(LLAMA_CONFIG | {"max_position_embeddings": 7}))
+    commit = server.add(REPO, llama, revision="v2")
+    answer = ask(f"{REPO}@v2").json
+    assert (answer["context_length"], answer["revision"]) == (7, commit)
+
+
+def test_renamed_repository_is_followed(ask: Ask, server: HubServer) -> None:
+    server.rename("old/name", REPO)
+    assert ask("old/name").code == 0
+
+
+def test_the_address_of_a_model_page_serves_as_its_id(ask: Ask, server: HubServer) -> None:
+    assert ask(f"{server.endpoint}/{REPO}/tree/main").code == 0
+
+
+def test_expired_storage_addresses_are_found_again(ask: Ask, server: HubServer) -> None:
+    server.faults += [faults.status(403, server="cdn", times=1)]
+    assert ask().code == 0
+
+
+REFUSALS: dict[str, tuple[str, dict[str, str], str]] = {
+    "missing": ("org/nothing", {}, "error: no model 'org/nothing' on"),
+    "private": ("org/closed", {}, "set HF_TOKEN if the model is private"),
+    "gated": ("org/gated", {}, "org/gated is gated, and this request without a token has no access; ask for access at"),
+    "gated, a stranger's token": ("org/gated", {"HF_TOKEN": "hf_stranger"}, "org/gated is gated, and this token has no access"),
+    "unknown token": (REPO, {"HF_TOKEN": "hf_unknown"}, "the hub does not accept the token"),
+    "revision": (f"{REPO}@nowhere", {}, f"error: {REPO} has no revision 'nowhere'"),
+    "offline": (REPO, {"HF_HUB_OFFLINE": "1"}, "is not in the cache"),
+    "no server": (REPO, {"HF_ENDPOINT": "http://127.0.0.1:9"}, "error: 127.0.0.1:9 failed 5 times"),
+    "another hub's page": ("https://example.org/org/llama", {}, "example.org is not the hub that is asked"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_can_not_be_had_says_why(ask: Ask, server: HubServer, llama: Path, case: str) -> None:
+    server.add("org/closed", llama, private=True, token="hf_mine")
+    server.add("org/gated", llama, gated="manual", token="hf_mine")
+    server.tokens.add("hf_stranger")
+    reference, env, message = REFUSALS[case]
+    outcome = ask(reference, **env)
+    assert outcome.code == (2 if "another" in case else 3)
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+PASSING: dict[str, list[Fault]] = {
+    "busy": [faults.status(503, times=2)],
+    "broken": [faults.status(500, server="cdn", times=1), faults.status(502, path="*config.json", times=1)],
+    "asked to wait": [faults.status(429, retry_after=1, times=1)],
+    "asked to wait until": [faults.status(429, retry_after=faults.http_date(1), times=1)],
+    "reset": [faults.reset(None, times=1), faults.reset(20, server="cdn", times=1)],
+    "short": [faults.short(10, times=2)],
+    "ranges ignored": [faults.ignore_range(server="cdn", times=None)],
+    "chunked": [faults.chunked(times=None)],
+    "dice": [faults.status(503, times=None, probability=0.2, seed=1), faults.reset(5, times=None, probability=0.1, seed=2)],
+}
+
+
+@pytest.mark.parametrize("case", PASSING)
+def test_passing_faults_are_survived(ask: Ask, server: HubServer, case: str) -> None:
+    server.faults += PASSING[case]
+    outcome = ask()
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["problems"] == []
+    assert any(record.fault for record in server.log)
+
+
+def test_retry_after_is_honoured(ask: Ask, server: HubServer) -> None:
+    server.faults += [faults.status(429, retry_after=1, path="*/revision/main", times=1)]
+    assert ask().code == 0
+    first, second = (record.at for record in server.log if record.path.split("?")[0].endswith("/revision/main"))
+    assert second - first >= 1.0
+
+
+LASTING: dict[str, tuple[Fault, str]] = {
+    "busy": (faults.status(503, times=None), "failed 5 times, the last time with: status 503"),
+    "asked to wait long": (faults.status(429, retry_after=3600, times=None), "asks to wait 3600 s before the next request"),
+    "another range": (faults.wrong_range(times=None), "answered another range"),
+    "moved": (faults.moved_commit(path="*.safetensors", times=None), "changed on the hub while it was read"),
+    "page": (faults.html(path="*/revision/main", times=None), "(the hub's listing): not valid JSON"),
+    "circle": (faults.redirect_loop(path="*config.json", times=None), "redirects in a circle"),
+    "file": (faults.redirect("file:///etc/passwd", path="*config.json", times=None), "which is no web address"),
+    "endless": (faults.huge_length(server="cdn", times=None), "broke off"),
+}
+
+
+@pytest.mark.parametrize("case", LASTING)
+def test_lasting_faults_end_in_one_line(ask: Ask, server: HubServer, case: str) -> None:
+    fault, message = LASTING[case]
+    server.faults += [fault]
+    outcome = ask()
+    assert outcome.code in (3, 4)
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_cached_model_is_used_offline(ask: Ask, server: HubServer, tmp_path: Path) -> None:
+    download(server, tmp_path / "hf")
+    server.reset_log()
+    answer = ask(HF_HUB_OFFLINE="1").json
+    assert (answer["source"], answer["problems"], server.requests) == ("cache", [], 0)
+
+
+def test_cached_commit_is_not_asked_for_again(ask: Ask, server: HubServer, llama: Path, tmp_path: Path) -> None:
+    download(server, tmp_path / "hf")
+    commit = server.add(REPO, llama)
+    server.reset_log()
+    assert ask(f"{REPO}@{commit}").json["source"] == "cache"
+    assert server.requests == 0
+
+
+def test_cached_model_is_used_and_said_so_when_the_hub_is_away(ask: Ask, server: HubServer, tmp_path: Path) -> None:
+    download(server, tmp_path / "hf")
+    answer = ask(HF_ENDPOINT="http://127.0.0.1:9").json
+    assert answer["source"] == "cache"
+    assert [problem["code"] for problem in answer["problems"]] == ["hub-unreachable"]  # type: ignore[index, union-attr]
+
+
+def test_cached_shards_are_not_read_from_the_hub(ask: Ask, server: HubServer, tmp_path: Path) -> None:
+    download(server, tmp_path / "hf")
+    server.reset_log()
+    assert ask().json["source"] == "hub"
+    assert not [record for record in server.log if record.file.endswith(".safetensors")]
+
+
+def test_cache_folder_serves_as_reference(server: HubServer, run: Callable[..., Outcome], tmp_path: Path) -> None:
+    download(server, tmp_path / "hf")
+    answer = run("inspect", tmp_path / "hf" / "hub" / "models--org--llama", "--json").json
+    assert (answer["source"], answer["problems"]) == ("cache", [])
