@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,9 +40,14 @@ def inspect(
         _show_diff(model, diff, as_json=as_json, strict=strict)
         return
     from ..loader.checkpoint import Checkpoint
+
+    opened = Checkpoint.begin(model, file=file)
+    # Imported while a hub's answers are on their way.
     from ..loader.inspection import inspect as inspect_checkpoint
 
-    checkpoint = Checkpoint.open(model, file=file)
+    if not as_json:
+        import_module(".inspect_tables", __package__)
+    checkpoint = opened()
     report = inspect_checkpoint(checkpoint)
     listed = _chosen(checkpoint, pattern, regex) if tensors or pattern is not None or regex is not None else None
     if as_json:

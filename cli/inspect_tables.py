@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -15,7 +16,12 @@ from ..loader.text import format_bytes, format_count, printable
 
 _BAR = 16  # columns of a whole share
 _MOST_FILES = 12
+_MOST_ROWS = 1_000  # of parts
 _LONG_CONTEXT = 8192  # tokens for which the cache is shown beside the model's own context
+
+
+# A row's style and its cells.
+_Row = tuple[str | None, tuple[str, ...]]
 
 
 def inspect_tables(report: InspectReport, *, unfold: bool = False) -> Iterator[RenderableType]:
@@ -145,54 +151,44 @@ def _parts(report: InspectReport, *, unfold: bool) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, style="cyan")
     table.add_column("dtype", no_wrap=True)
-    for component in report.components:
-        if component.role == "layers":
-            for group in report.layers:
-                if f"{group.stack}.*" == component.name:
-                    _add_layers(table, group, report, unfold=unfold)
-        else:
-            _add_part(table, component, report)
+    rows = _part_rows(report, unfold=unfold)
+    for style, cells in islice(rows, _MOST_ROWS):
+        table.add_row(*cells, style=style)
+    rest = sum(1 for _ in rows)
+    if rest:
+        table.add_row(f"{rest:,} more lines (--json lists all)", style="dim")
     table.add_section()
     dtypes = ", ".join(report.by_dtype)
     table.add_row("total", f"{report.tensors:,}", format_count(report.parameters), format_bytes(report.bytes), "", "", dtypes, style="bold")
     return table
 
 
-def _add_part(table: Table, part: Component, report: InspectReport) -> None:
-    style = None if part.role != "other" else "dim"
-    table.add_row(
-        Text(printable(part.name, limit=60)),
-        f"{part.tensors:,}",
-        format_count(part.parameters),
-        format_bytes(part.bytes),
-        *_share(part.bytes, report),
-        ", ".join(part.dtypes),
-        style=style,
-    )
+def _part_rows(report: InspectReport, *, unfold: bool) -> Iterator[_Row]:
+    groups: dict[str, list[LayerGroup]] = {}
+    for group in report.layers:
+        groups.setdefault(f"{group.stack}.*", []).append(group)
+    for part in report.components:
+        if part.role != "layers":
+            yield "dim" if part.role == "other" else None, _cells(part.name, part, report)
+            continue
+        for group in groups.get(part.name, ()):
+            yield from _layer_rows(group, report, unfold=unfold)
 
 
-def _add_layers(table: Table, group: LayerGroup, report: InspectReport, *, unfold: bool) -> None:
-    dtypes = ", ".join(group.dtypes)
-    stack = printable(group.stack, limit=60)
+def _layer_rows(group: LayerGroup, report: InspectReport, *, unfold: bool) -> Iterator[_Row]:
     count = group.last - group.first + 1
-    if unfold:
+    if unfold or count == 1:
         for index in range(group.first, group.last + 1):
-            sizes = (f"{group.tensors:,}", format_count(group.parameters), format_bytes(group.bytes))
-            table.add_row(Text(f"{stack}.{index}"), *sizes, *_share(group.bytes, report), dtypes)
+            yield None, _cells(f"{group.stack}.{index}", group, report)
         return
-    name = f"{stack}.{group.first}" if count == 1 else f"{stack}.{group.first} to {group.last}"
-    table.add_row(
-        Text(name),
-        f"{count * group.tensors:,}",
-        format_count(count * group.parameters),
-        format_bytes(count * group.bytes),
-        *_share(count * group.bytes, report),
-        dtypes,
-    )
-    if count > 1:
-        table.add_row(
-            Text("  each"), f"{group.tensors:,}", format_count(group.parameters), format_bytes(group.bytes), "", "", "", style="dim"
-        )
+    yield None, _cells(f"{group.stack}.{group.first} to {group.last}", group, report, count=count)
+    yield "dim", ("  each", f"{group.tensors:,}", format_count(group.parameters), format_bytes(group.bytes), "", "", "")
+
+
+def _cells(name: str, part: Component | LayerGroup, report: InspectReport, *, count: int = 1) -> tuple[str, ...]:
+    """One row for `count` parts like this one."""
+    sizes = (f"{count * part.tensors:,}", format_count(count * part.parameters), format_bytes(count * part.bytes))
+    return printable(name, limit=80), *sizes, *_share(count * part.bytes, report), ", ".join(part.dtypes)
 
 
 def _share(count: int, report: InspectReport) -> tuple[str, str]:

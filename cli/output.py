@@ -42,8 +42,8 @@ def warn(message: str) -> None:
 
 
 def print_json(answer: Mapping[str, object]) -> None:
-    """The answer as one JSON object on stdout."""
-    _write(json.dumps(answer, indent=2, ensure_ascii=False, default=str) + "\n")
+    """The answer as one JSON object on stdout, in ASCII: no name in it can move a terminal's cursor or turn text round."""
+    _write(json.dumps(answer, indent=2, default=str) + "\n")
 
 
 def print_tables(parts: Iterable[RenderableType]) -> None:

@@ -20,15 +20,16 @@ def tensor_table(tensors: Sequence[TensorEntry], checkpoint: Checkpoint) -> Iter
     """A row a tensor, and their sum."""
     several = len(checkpoint.shards) > 1
     table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("tensor", no_wrap=True, overflow="ellipsis")
-    table.add_column("dtype")
+    table.add_column("tensor")  # of all columns the only one that gives way
+    table.add_column("dtype", no_wrap=True)
     table.add_column("shape", no_wrap=True)
     table.add_column("bytes", justify="right", no_wrap=True)
     if several:
         table.add_column("file", no_wrap=True, overflow="ellipsis", style="dim")
     for tensor in tensors:
         shard = (Text(printable(tensor.file, limit=60)),) if several else ()
-        table.add_row(Text(printable(tensor.name)), tensor.dtype, str(list(tensor.shape)), format_bytes(tensor.nbytes), *shard)
+        name = Text(printable(tensor.name), no_wrap=True, overflow="ellipsis")
+        table.add_row(name, tensor.dtype, str(list(tensor.shape)), format_bytes(tensor.nbytes), *shard)
     yield table
     elements = sum(tensor.numel for tensor in tensors)
     size = format_bytes(sum(tensor.nbytes for tensor in tensors))

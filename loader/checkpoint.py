@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .architecture import ArchitectureConfig
-from .architecture.quantization import Quantization, detect_quantization
 from .errors import InvalidCheckpointError, NotFoundError
 from .formats import format_of
 from .layout import find_layout, likely_shards, shards_of_index
 from .problems import Problem, first_few
-from .reference import HubReference, parse_reference
+from .reference import HubReference, LocalReference, parse_reference
 from .sources import CheckpointSource
 from .sources.hub_cache import snapshot_in
 from .sources.local import LocalFolder
-from .sources.parallel import map_parallel
+from .sources.parallel import Ahead, map_parallel
 from .strict_json import parse_object
 from .tensors import FileHeader, TensorEntry
+
+if TYPE_CHECKING:
+    from .architecture import ArchitectureConfig
+    from .architecture.quantization import Quantization
 
 _MAX_CONFIG_BYTES = 10_000_000
 _MAX_INDEX_BYTES = 50_000_000  # of 180,000 tensors: 20 MB
@@ -67,46 +70,50 @@ class Checkpoint:
         `file` chooses one weights file where a folder or repository holds several. Raises NotFoundError, AccessDeniedError, NetworkError,
         InvalidCheckpointError or UsageError; what is merely wrong or odd is found by `validation.find_problems`.
         """
-        source, only = _open_source(reference)
-        return _Reading(os.fspath(reference), source, file or only).checkpoint()
+        return cls.begin(reference, file=file)()
+
+    @classmethod
+    def begin(cls, reference: str | os.PathLike[str], *, file: str | None = None) -> Callable[[], Checkpoint]:
+        """As `open`, but what is on a hub is read in the background: the function returned waits for it."""
+        parsed = parse_reference(reference)
+        if isinstance(parsed, LocalReference):
+            return lambda: _read_local(os.fspath(reference), parsed.path, file)
+        from .sources.hub import open_hub  # imports huggingface_hub, which local paths do without
+
+        def read(repository: HubReference) -> Checkpoint:
+            return _Reading(os.fspath(reference), open_hub(repository), file).checkpoint()
+
+        reading = Ahead(read, workers=1)
+        reading.announce([parsed])
+        return lambda: reading.result(parsed)
 
     @cached_property
     def architecture(self) -> ArchitectureConfig:
         """What model this is, from config and tensor names."""
+        from .architecture import ArchitectureConfig
+
         return ArchitectureConfig.from_tensors(self.config, self.tensors)
 
     @cached_property
     def quantization(self) -> Quantization | None:
         """How its weights are quantized, if they are."""
+        from .architecture.quantization import detect_quantization
+
         return detect_quantization(self.config, self.tensors)
 
 
-def _open_source(reference: str | os.PathLike[str]) -> tuple[CheckpointSource, str | None]:
-    """The source behind a reference, and the one file of it that was named."""
-    parsed = parse_reference(reference)
-    if isinstance(parsed, HubReference):
-        from .sources.hub import open_hub  # imports huggingface_hub, which local paths do without
-
-        return open_hub(parsed), None
-    path = parsed.path
+def _read_local(reference: str, path: Path, file: str | None) -> Checkpoint:
+    """A folder, a folder of the hub's cache, or a weights file (or index) that was named itself."""
     if path.is_dir():
         snapshot = snapshot_in(path)
-        if snapshot is not None:
-            return LocalFolder(snapshot, kind="cache", revision=snapshot.name), None
-        return LocalFolder(path), None
-    return _open_single(path)
-
-
-def _open_single(path: Path) -> tuple[CheckpointSource, str]:
-    """A weights file, or an index, that was named itself."""
+        source = LocalFolder(path) if snapshot is None else LocalFolder(snapshot, kind="cache", revision=snapshot.name)
+        return _Reading(reference, source, file).checkpoint()
     if path.name.endswith(".index.json"):
-        return LocalFolder(path.parent, kind="file"), path.name
+        return _Reading(reference, LocalFolder(path.parent, kind="file"), path.name).checkpoint()
     if format_of(path.name) is None:
-        raise NotFoundError(
-            f"{path} is not a folder, and no weights file that mlload reads",
-            hint="name the folder of the model, or a .safetensors, .gguf or .bin file",
-        )
-    return LocalFolder(path.parent, kind="file", only=path.name), path.name
+        hint = "name the folder of the model, or a .safetensors, .gguf or .bin file"
+        raise NotFoundError(f"{path} is not a folder, and no weights file that mlload reads", hint=hint)
+    return _Reading(reference, LocalFolder(path.parent, kind="file", only=path.name), path.name).checkpoint()
 
 
 class _Reading:
@@ -169,8 +176,9 @@ class _Reading:
     def _present(self, shards: tuple[str, ...]) -> tuple[str, ...]:
         """The shards that are there; a missing one is a problem, and all of them missing an error."""
         present = tuple(name for name in shards if name in self.source.files)
-        missing = [(None, name) for name in shards if name not in self.source.files]
-        self.problems.extend(first_few("error", "missing-shard", "the index lists this shard, but it is not there", missing))
+        missing = (name for name in shards if name not in self.source.files)
+        message = "the index lists this shard, but it is not there"
+        self.problems.extend(first_few(Problem("error", "missing-shard", message, file=name) for name in missing))
         if not present:
             raise NotFoundError(
                 f"{self.source.location}: none of the {len(shards)} shards of {self.layout.index} is there", hint="download the model again"
@@ -206,12 +214,13 @@ class _Reading:
     def _merge(self, headers: list[FileHeader]) -> dict[str, TensorEntry]:
         """One table of all shards' tensors. A name in two shards is a problem; the first one counts."""
         tensors: dict[str, TensorEntry] = {}
-        again: list[tuple[str, str]] = []
+        again: list[Problem] = []
         for header in headers:
             for tensor in header.tensors:
-                if tensors.setdefault(tensor.name, tensor) is not tensor:
-                    again.append((tensor.name, tensor.file))
-        self.problems.extend(first_few("error", "duplicate-tensor", "also stands in a shard before this one", again))
+                known = tensors.setdefault(tensor.name, tensor)
+                if known is not tensor:
+                    again.append(Problem("error", "duplicate-tensor", f"also stands in {known.file}", file=tensor.file, tensor=tensor.name))
+        self.problems.extend(first_few(again))
         return tensors
 
 

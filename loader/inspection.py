@@ -21,6 +21,7 @@ from .tensors import TensorEntry, stored_once
 from .validation import find_problems
 
 SCHEMA = "mlload.inspect/1"
+_MOST_PARTS = 1_000  # listed one by one; no model has as many
 
 # The files that tokenizers come in, and what each one holds.
 _TOKENIZER_FILES = {
@@ -249,18 +250,23 @@ class _Amounts:
         for tensor in stored:
             groups.setdefault(place[tensor.name], []).append(tensor)
         order = ("embedding", "vision", "audio", "layers", "norm", "head", "other")
-        for (name, role), group in sorted(groups.items(), key=lambda item: order.index(item[0][1])):
+        ordered = sorted(groups.items(), key=lambda item: order.index(item[0][1]))
+        if len(ordered) > _MOST_PARTS:
+            rest = [tensor for _, group in ordered[_MOST_PARTS:] for tensor in group]
+            ordered[_MOST_PARTS:] = [((f"({len(ordered) - _MOST_PARTS:,} more)", "other"), rest)]
+        for (name, role), group in ordered:
             amount = self.of(group)
             yield Component(amount.tensors, amount.parameters, amount.bytes, name, role, _dtypes(group))
 
     def layers(self, stack: Stack) -> Iterable[LayerGroup]:
         """The stack's layers, runs of equal ones folded."""
 
-        def signature(item: tuple[int, Mapping[str, TensorEntry]]) -> frozenset[tuple[str, str, tuple[int, ...]]]:
-            return frozenset((name, tensor.dtype, tensor.shape) for name, tensor in item[1].items())
+        def signature(item: tuple[int, tuple[int, Mapping[str, TensorEntry]]]) -> tuple[int, frozenset[tuple[str, str, tuple[int, ...]]]]:
+            place, (index, layer) = item
+            return index - place, frozenset((name, tensor.dtype, tensor.shape) for name, tensor in layer.items())
 
-        for _, run in groupby(stack.layers.items(), key=signature):
-            group = list(run)
+        for _, run in groupby(enumerate(stack.layers.items()), key=signature):
+            group = [layer for _, layer in run]
             first, last, tensors = group[0][0], group[-1][0], group[0][1]
             amount = self.of(tensors.values())
             largest, tensor = max(tensors.items(), key=lambda item: item[1].nbytes)

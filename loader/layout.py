@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .errors import InvalidCheckpointError, NotFoundError, UsageError
 from .formats import FORMATS, Format, format_of
-from .problems import Problem
+from .problems import Problem, first_few
 from .text import printable
 
 _INDEX_SUFFIX = ".index.json"
-_SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
+_SHARD_NUMBER = re.compile(r"-(\d{5})-of-(\d{5})(?=\.)")
 # What trainers leave beside the weights in the same formats.
 _NOT_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state\w*|random_states\w*|trainer_state)\.(bin|pt|pth)")
 _FOREIGN_WEIGHTS = (".h5", ".msgpack", ".ot", ".onnx", ".npz", ".nemo", ".mlmodel")
@@ -51,6 +51,7 @@ def find_layout(files: Mapping[str, int], *, location: str, file: str | None = N
         raise _nothing_found(files, location)
     layouts.sort(key=_rank)
     chosen, *others = layouts
+    problems = list(first_few(_missing_from_series(chosen)))
     alike = [each for each in others if each.format is chosen.format and _rank(each)[0] == len(_PREFERRED)]
     if alike and _rank(chosen)[0] == len(_PREFERRED) and chosen.format is not FORMATS["safetensors"]:
         names = ", ".join(printable(each.label, limit=60) for each in [chosen, *alike][:4])
@@ -59,8 +60,19 @@ def find_layout(files: Mapping[str, int], *, location: str, file: str | None = N
         message = (
             f"{len(others) + 1} sets of weights side by side: {chosen.label} is used, not {', '.join(each.label for each in others[:4])}"
         )
-        return chosen, [Problem("warning", "several-layouts", message)]
-    return chosen, []
+        problems.append(Problem("warning", "several-layouts", message))
+    return chosen, problems
+
+
+def _missing_from_series(layout: Layout) -> Iterator[Problem]:
+    """The shards that a numbered series without an index lacks, by what their names say of their number."""
+    numbers = [(int(match[1]), int(match[2])) for shard in layout.shards if (match := _SHARD_NUMBER.search(shard))]
+    present, total = {number for number, _ in numbers}, max((total for _, total in numbers), default=0)
+    start = 0 if 0 in present else 1
+    for number in range(start, start + total):
+        if number not in present:
+            name = _SHARD_NUMBER.sub(f"-{number:05d}-of-{total:05d}", layout.shards[0])
+            yield Problem("error", "missing-shard", "the other shards' names tell of this one, but it is not there", file=name)
 
 
 def likely_shards(layout: Layout, files: Iterable[str]) -> list[str]:

@@ -83,7 +83,7 @@ def generate(loaded: LoadedModel, prompt: str, *, max_new_tokens: int, stream: b
     inputs = loaded.tokenizer(prompt, return_tensors="pt").to(loaded.model.device)
     streamer = TextStreamer(loaded.tokenizer, skip_special_tokens=True) if stream else None
     model: Any = loaded.model  # `generate` comes from a mixin that its type does not show
-    tokens: Tensor = model.generate(**inputs, max_new_tokens=max_new_tokens, streamer=streamer)[0]
+    tokens: Tensor = model.generate(**inputs, max_new_tokens=max_new_tokens, max_length=None, streamer=streamer)[0]
     start = 0 if loaded.kind is Kind.SEQ2SEQ else inputs["input_ids"].shape[1]
     return str(loaded.tokenizer.decode(tokens[start:], skip_special_tokens=True)), int(tokens.shape[0]) - start
 

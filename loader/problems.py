@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 _MOST_NAMED = 5  # of one kind, before the rest are only counted
@@ -20,9 +20,9 @@ class Problem:
     tensor: str | None = None
 
 
-def first_few(severity: Literal["error", "warning"], code: str, message: str, places: Sequence[tuple[str | None, str]]) -> Iterator[Problem]:
-    """A problem for each of the first few (tensor, file), and one that counts the rest."""
-    for tensor, file in places[:_MOST_NAMED]:
-        yield Problem(severity, code, message, file=file, tensor=tensor)
-    if len(places) > _MOST_NAMED:
-        yield Problem(severity, code, f"{len(places) - _MOST_NAMED:,} more like these: {message}")
+def first_few(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """The first few of one kind of problem, and one that counts the rest."""
+    every = list(problems)
+    yield from every[:_MOST_NAMED]
+    if len(every) > _MOST_NAMED:
+        yield replace(every[0], message=f"{len(every) - _MOST_NAMED:,} more like these: {every[0].message}", file=None, tensor=None)

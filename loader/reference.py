@@ -38,7 +38,7 @@ def parse_reference(reference: str | os.PathLike[str]) -> LocalReference | HubRe
     text = os.fspath(reference)
     if not text or "\0" in text:
         raise UsageError("the model's name is empty" if not text else "the model's name holds a NUL character")
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # unlike Path.expanduser this lets an unknown user's home be a name
     if os.path.lexists(path):
         return LocalReference(path)
     if isinstance(reference, os.PathLike) or _looks_like_a_path(text):

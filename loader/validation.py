@@ -9,7 +9,7 @@ from .checkpoint import Checkpoint
 from .problems import Problem, first_few
 from .tensors import stored_once
 
-_MOST_NAMED = 5  # tensors named one by one before the rest are only counted
+_MOST_NAMED = 5  # missing layers, before the rest are only hinted at
 _SHAPE_HIDING = ("gguf",)  # formats whose packed tensors keep the shape of the weights
 
 
@@ -36,14 +36,16 @@ def _spanning_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
 def _index_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
     """Every name of the index in the shard it names, and no tensor that the index does not know."""
     present, weight_map = set(checkpoint.shards), checkpoint.weight_map
-    missing = [name for name, shard in weight_map.items() if shard in present and name not in checkpoint.tensors]
-    yield from first_few(
-        "error", "missing-tensor", "the index puts it in this shard, which does not hold it", [(name, weight_map[name]) for name in missing]
-    )
-    moved = [(name, shard) for name, shard in weight_map.items() if name in checkpoint.tensors and checkpoint.tensors[name].file != shard]
-    yield from first_few("error", "wrong-shard", "the index puts it in this shard, but it stands in another", moved)
-    unlisted = [(name, tensor.file) for name, tensor in checkpoint.tensors.items() if name not in weight_map]
-    yield from first_few("warning", "unlisted-tensor", "the shard holds it, but the index does not list it", unlisted)
+    tensors = checkpoint.tensors
+    message = "the index puts it in this shard, which does not hold it"
+    missing = ((name, shard) for name, shard in weight_map.items() if shard in present and name not in tensors)
+    yield from first_few(Problem("error", "missing-tensor", message, file=shard, tensor=name) for name, shard in missing)
+    message = "the index puts it in this shard, but it stands in another"
+    moved = ((name, shard) for name, shard in weight_map.items() if name in tensors and tensors[name].file != shard)
+    yield from first_few(Problem("error", "wrong-shard", message, file=shard, tensor=name) for name, shard in moved)
+    message = "the shard holds it, but the index does not list it"
+    unlisted = (tensor for name, tensor in tensors.items() if name not in weight_map)
+    yield from first_few(Problem("warning", "unlisted-tensor", message, file=tensor.file, tensor=tensor.name) for tensor in unlisted)
 
 
 def _total_size_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
@@ -55,9 +57,8 @@ def _total_size_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
         return
     if isinstance(total_size, float) and total_size in (float(everything), float(once)):
         return
-    yield Problem(
-        "warning", "total-size", f"the index says {total_size!r} bytes in all, the shards hold {everything:,}", file=checkpoint.index
-    )
+    said = total_size if isinstance(total_size, int | float | str) else f"a {type(total_size).__name__} for the"
+    yield Problem("warning", "total-size", f"the index says {said} bytes in all, the shards hold {everything:,}", file=checkpoint.index)
 
 
 def _count_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
@@ -71,6 +72,8 @@ def _config_problems(checkpoint: Checkpoint, view: ConfigView) -> Iterator[Probl
     declared = view.integer("num_hidden_layers")
     alone = [stack for stack in structure.stacks if stack.modality == "text" and not stack.side] == [structure.main]
     # With several stacks, or layers that are used again and again, num_hidden_layers counts something else.
+    if declared and not structure.stacks and checkpoint.tensors:
+        yield Problem("error", "layer-count", f"no layers are stored, but the config's num_hidden_layers is {declared:,}")
     if structure.main is not None and declared is not None and alone and view.get("num_hidden_groups") is None:
         yield from _layer_problems(structure.main.prefix, list(structure.main.layers), declared)
     embedding = structure.embedding
@@ -93,17 +96,21 @@ def _config_problems(checkpoint: Checkpoint, view: ConfigView) -> Iterator[Probl
 
 def _layer_problems(prefix: str, indexes: list[int], declared: int) -> Iterator[Problem]:
     """Gaps in the numbering and fewer layers than declared are errors; more may be for other purposes (multi-token prediction)."""
-    missing = sorted(set(range(min(declared, max(indexes) + 1))) - set(indexes))
+    stored = set(indexes)
+    # Of the numbers one more than are stored must hold a gap if there is any: a layer numbered 999,999,999 costs nothing.
+    missing = [number for number in range(min(declared, max(indexes) + 1, len(stored) + _MOST_NAMED + 1)) if number not in stored]
     if missing:
         numbers = ", ".join(map(str, missing[:_MOST_NAMED])) + (" ..." if len(missing) > _MOST_NAMED else "")
         yield Problem("error", "missing-layers", f"{prefix}: layers {numbers} are not stored")
     if max(indexes) + 1 < declared:
         yield Problem(
-            "error", "layer-count", f"{prefix}: {max(indexes) + 1} layers are stored, but the config's num_hidden_layers is {declared:,}"
+            "error", "layer-count", f"{prefix}: the last layer stored is {max(indexes)}, but the config's num_hidden_layers is {declared:,}"
         )
     elif max(indexes) + 1 > declared:
         yield Problem(
-            "warning", "extra-layers", f"{prefix}: {max(indexes) + 1} layers are stored, {declared:,} are in the config's num_hidden_layers"
+            "warning",
+            "extra-layers",
+            f"{prefix}: the last layer stored is {max(indexes)}, but the config's num_hidden_layers is {declared:,}",
         )
 
 

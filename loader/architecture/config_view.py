@@ -88,8 +88,9 @@ def as_number(value: object) -> float | None:
 
 
 def _text_section(config: Config) -> Config:
-    for key in _TEXT_SECTIONS:
-        section = config.get(key)
-        if isinstance(section, dict):
-            return _text_section(cast("Config", section))
-    return config
+    """The innermost section for text; in a loop, as a hostile config may nest thousands."""
+    while True:
+        section = next((config[key] for key in _TEXT_SECTIONS if isinstance(config.get(key), dict)), None)
+        if section is None:
+            return config
+        config = cast("Config", section)

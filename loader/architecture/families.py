@@ -245,7 +245,9 @@ def _llama_version(view: ConfigView) -> str | None:
         return "3"
     if rope and rope.theta is not None and rope.theta > 100_000 and vocab_size is None:
         return "3"
-    return None if context is None else ("1" if context <= 2048 else "2")
+    if context is None or vocab_size is None or not 32_000 <= vocab_size < 32_100:  # the tokenizer of the first two generations
+        return None
+    return "1" if context <= 2048 else "2"
 
 
 def detect_rope(view: ConfigView) -> Rope | None:

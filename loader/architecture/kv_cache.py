@@ -79,7 +79,7 @@ def _cached_layers(view: ConfigView, stack: Stack) -> list[int]:
     declared = view.integer("num_hidden_layers") or stack.num_layers  # layers beyond are for other purposes (multi-token prediction)
     owners = [index for index in stack.layers if index < declared - shared]
     if types is not None and len(types) >= len(owners):  # tells more than tensors: Zamba's layers share one attention block
-        return [index for index in owners if not _RECURRENT_TYPES.search(types[index])]
+        return [index for index in owners if index >= len(types) or not _RECURRENT_TYPES.search(types[index])]
     keys = {name for name in stack.names if _KEY.search(name) and not _NOT_SELF.search(name)}
     return [index for index in owners if not keys.isdisjoint(stack.layers[index])]
 

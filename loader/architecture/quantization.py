@@ -15,6 +15,7 @@ from ..tensors import TensorEntry
 from .config_view import Config
 
 _NO_DETAILS: Mapping[str, object] = {}
+_MAX_BITS, _MAX_INTEGER, _MOST_LISTED = 64, 10**9, 16
 # What quantizers store beside the weights.
 _AUXILIARY = re.compile(
     r"\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+|SCB|weight_format|g_idx|qzeros|scales|weight_scale\w*|input_scale|"
@@ -62,7 +63,7 @@ def detect_quantization(config: Config | None, tensors: Mapping[str, TensorEntry
     named = declared.get("quant_method")
     if method is None and not declared:
         return None
-    details = {key: declared[key] for key in _SHOWN if isinstance(declared.get(key), str | int | float | bool | list)}
+    details = {key: declared[key] for key in _SHOWN if _is_plain(declared.get(key))}
     return Quantization(
         method=method or _method_of(declared),
         bits=_bits(method, declared, packed),
@@ -119,10 +120,10 @@ def _by_tensors(tensors: Mapping[str, TensorEntry], declared: Config) -> tuple[s
 
 
 def _method_of(declared: Config) -> str:
-    named = str(declared.get("quant_method") or "unknown").lower()
+    named = _string(declared, "quant_method", "unknown").lower()
     if named != "bitsandbytes":
         return named
-    return "int8" if declared.get("load_in_8bit") is True else str(declared.get("bnb_4bit_quant_type") or "nf4")
+    return "int8" if declared.get("load_in_8bit") is True else _string(declared, "bnb_4bit_quant_type", "nf4")
 
 
 def _bits(method: str | None, declared: Config, packed: Iterable[TensorEntry]) -> float | None:
@@ -131,12 +132,26 @@ def _bits(method: str | None, declared: Config, packed: Iterable[TensorEntry]) -
         weights = sum(tensor.numel for tensor in packed)
         return round(8 * sum(tensor.nbytes for tensor in packed) / weights, 2) if weights else None
     known = {"nf4": 4, "fp4": 4, "mxfp4": 4, "int8": 8, "fp8": 8}.get(method or _method_of(declared))
-    return known if known is not None else _integer(declared, "bits", "nbits", "w_bit")
+    found = known if known is not None else _integer(declared, "bits", "nbits", "w_bit")
+    return found if found is not None and 0 < found <= _MAX_BITS else None
 
 
 def _integer(declared: Config, *keys: str) -> int | None:
     sections = [declared, *(value for value in declared.values() if isinstance(value, dict))]
-    return next((value for section in sections for key in keys if type(value := section.get(key)) is int), None)
+    found = next((value for section in sections for key in keys if type(value := section.get(key)) is int), None)
+    return found if found is not None and abs(found) <= _MAX_INTEGER else None
+
+
+def _string(declared: Config, key: str, default: str) -> str:
+    value = declared.get(key)
+    return value if isinstance(value, str) and value else default
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is worth showing: a text, a finite number, or a short list of these. A config may hold anything."""
+    if isinstance(value, list):
+        return len(value) <= _MOST_LISTED and not any(isinstance(each, list) for each in value) and all(map(_is_plain, value))
+    return isinstance(value, str) or (isinstance(value, int | float) and abs(value) <= _MAX_INTEGER)
 
 
 def weights_in(tensor: TensorEntry, quantization: Quantization | None) -> int:

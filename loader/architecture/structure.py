@@ -16,7 +16,8 @@ from ..tensors import TensorEntry
 Modality = Literal["text", "vision", "audio"]
 Role = Literal["decoder", "encoder"]
 
-_NUMBERED = re.compile(r"(?P<prefix>.+?)\.(?P<index>\d{1,9})\.(?P<rest>.+)")
+_NUMBERED = re.compile(r"(?P<prefix>.+?)\.(?P<index>0|[1-9][0-9]{0,8})\.(?P<rest>.+)", re.DOTALL)
+_MAX_LAYERS, _MAX_STACKS = 10_000, 1_000  # beyond what any model has: numbers that a hostile name chose
 _MODALITY_WORDS: tuple[tuple[Modality, re.Pattern[str]], ...] = (
     ("vision", re.compile(r"vision|visual|image|img|video|(?<!sub)pixel|\bvit\b|patch_embeddings\b|timm")),
     ("audio", re.compile(r"audio|speech|acoustic|sound|wav|mel_|perception|semantic_tokenizer")),
@@ -117,7 +118,7 @@ def _find_stacks(tensors: Iterable[TensorEntry]) -> tuple[tuple[Stack, ...], tup
             numbered.setdefault(match["prefix"], {}).setdefault(int(match["index"]), {})[match["rest"]] = tensor
     stacks: list[Stack] = []
     for prefix, layers in numbered.items():
-        if _are_layers(layers):
+        if len(layers) <= _MAX_LAYERS and len(stacks) < _MAX_STACKS and _are_layers(layers):
             stacks.append(_stack(prefix, layers))
         else:
             outside.extend(tensor for layer in layers.values() for tensor in layer.values())

@@ -77,7 +77,7 @@ def _entry(name: str, record: object, file: str, data_start: int) -> TensorEntry
         _refuse_tensor(file, name, "its record is not {dtype, shape, data_offsets}")
     dtype, shape, offsets = record["dtype"], record["shape"], record["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        _refuse_tensor(file, name, f"unknown dtype {dtype!r}")
+        _refuse_tensor(file, name, f"unknown dtype {dtype!r}" if isinstance(dtype, str) else "its dtype is not a text")
     if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
         _refuse_tensor(file, name, "its shape is not a list of sizes")
     if not _are_sizes(offsets) or len(offsets) != 2:

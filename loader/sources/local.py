@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from ..errors import InvalidCheckpointError, NotFoundError
+from ..formats import format_of
 from ..problems import Problem
 
 _MAX_LISTED_FILES = 100_000
@@ -125,7 +126,7 @@ class LocalFolder:
     @property
     def license(self) -> str | None:
         """The licence in the front matter of README.md."""
-        if "README.md" not in self.files:
+        if not self.files.get("README.md"):  # a fifo or a dangling link has no size: not worth an error
             return None
         with self.open("README.md") as card:
             lines = card.read(0, _FRONT_MATTER_BYTES).decode("utf-8", "replace").splitlines()
@@ -141,7 +142,7 @@ def _sizes(path: Path) -> dict[str, int]:
             for count, entry in enumerate(entries):
                 if count >= _MAX_LISTED_FILES:
                     raise InvalidCheckpointError(f"holds more than {_MAX_LISTED_FILES:,} files", file=str(path))
-                if not _is_folder(entry):
+                if not _is_folder(entry) or format_of(entry.name):  # a folder in place of weights is told when it is opened
                     sizes[entry.name] = _entry_size(entry)
     except OSError as error:
         raise NotFoundError(f"{path}: {error.strerror}") from None

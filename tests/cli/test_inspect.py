@@ -29,7 +29,7 @@ def single(tmp_path: Path) -> Path:
 
 def test_tables_tell_family_sizes_and_parts(run: Run, llama: Path) -> None:
     lines = run("inspect", llama).out.splitlines()
-    assert lines[0].split() == "llama 1 decoder-only LlamaForCausalLM".split()
+    assert lines[0].split() == "llama decoder-only LlamaForCausalLM".split()
     text = "\n".join(lines)
     for words in (
         "1.35 K (1,352)",

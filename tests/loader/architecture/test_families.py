@@ -17,8 +17,8 @@ LLAMA_LAYER = (
 QWEN2_LAYER = [*LLAMA_LAYER, "self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"]
 GEMMA2_LAYER = [*LLAMA_LAYER, "pre_feedforward_layernorm.weight", "post_feedforward_layernorm.weight"]
 PHI2_LAYER = (
-    "input_layernorm.weight input_layernorm.bias self_attn.q_proj.weight self_attn.k_proj.weight self_attn.v_proj.weight self_attn.dense.weight "
-    "self_attn.dense.bias mlp.fc1.weight mlp.fc1.bias mlp.fc2.weight mlp.fc2.bias"
+    "input_layernorm.weight input_layernorm.bias self_attn.q_proj.weight self_attn.k_proj.weight self_attn.v_proj.weight "
+    "self_attn.dense.weight self_attn.dense.bias mlp.fc1.weight mlp.fc1.bias mlp.fc2.weight mlp.fc2.bias"
 ).split()
 PHI3_LAYER = (
     "input_layernorm.weight self_attn.qkv_proj.weight self_attn.o_proj.weight post_attention_layernorm.weight mlp.gate_up_proj.weight "

@@ -14,8 +14,8 @@ from mlload.loader.tensors import TensorEntry
 
 # Decoders of each sort: grouped heads, one head for all, latents, hybrids with recurrent layers, sliding windows, shared layers.
 TYPES = """
-llama gpt2 mixtral gpt_bigcode falcon deepseek_v3 longcat_flash kimi_linear jamba bamba zamba2 mistral gemma2 gemma3_text gemma3n_text qwen3_next
-opt bloom olmo2 phi3 stablelm prophetnet
+llama gpt2 mixtral gpt_bigcode falcon deepseek_v3 longcat_flash kimi_linear jamba bamba zamba2 mistral gemma2 gemma3_text gemma3n_text
+qwen3_next opt bloom olmo2 phi3 stablelm prophetnet
 """.split()
 LENGTH = 9
 

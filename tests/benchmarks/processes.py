@@ -1,0 +1,82 @@
+"""Whole processes timed from outside, in turn: wall seconds and peak resident memory of each run, medians of all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished process."""
+
+    seconds: float
+    peak_bytes: int
+    output: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All runs of one command."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def seconds(self) -> float:
+        return median(run.seconds for run in self.runs)
+
+    @property
+    def fastest(self) -> float:
+        return min(run.seconds for run in self.runs)
+
+    @property
+    def slowest(self) -> float:
+        return max(run.seconds for run in self.runs)
+
+    @property
+    def peak_bytes(self) -> float:
+        return median(run.peak_bytes for run in self.runs)
+
+
+def run_once(command: Sequence[str], env: Mapping[str, str] | None = None) -> Run:
+    """Run the command to its end. Raises RuntimeError with what it said if it fails."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, env=dict(os.environ, **(env or {})), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    output = process.stdout.read()
+    # wait4 rather than wait: the kernel's own account of this one process, its peak among it.
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begun
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {process.stderr.read()[-500:]}")
+    process.stdout.close()
+    process.stderr.close()
+    return Run(seconds, usage.ru_maxrss * 1024, output)
+
+
+def run_in_turn(commands: Mapping[str, Sequence[str]], *, runs: int, env: Mapping[str, str] | None = None) -> dict[str, Summary]:
+    """Every command `runs` times after one warm-up, A B A B, so that a drifting machine meets all of them alike."""
+    finished: dict[str, list[Run]] = {label: [] for label in commands}
+    for number in range(runs + 1):
+        for label, command in commands.items():
+            run = run_once(command, env)
+            if number:
+                finished[label].append(run)
+    return {label: Summary(label, tuple(each)) for label, each in finished.items()}
+
+
+def table(summaries: Mapping[str, Summary], *, reference: str) -> list[str]:
+    """A Markdown table; the last column says how many times longer than `reference` each one took, pair by pair."""
+    lines = ["| command | median ms | min to max ms | peak MiB | times as long |", "|---|---|---|---|---|"]
+    for label, each in summaries.items():
+        ratio = median(run.seconds / base.seconds for run, base in zip(each.runs, summaries[reference].runs, strict=True))
+        spread = f"{each.fastest * 1e3:.0f} to {each.slowest * 1e3:.0f}"
+        lines.append(f"| {label} | {each.seconds * 1e3:.0f} | {spread} | {each.peak_bytes / 2**20:.0f} | {ratio:.1f} |")
+    return lines
