@@ -40,7 +40,7 @@ class Member(NamedTuple):
 
 
 class NearbyReads:
-    """A source that keeps the last piece read, with some bytes more: small reads beside each other become one."""
+    """A source that keeps the last small piece read, with some bytes more: small reads beside each other become one."""
 
     _AHEAD = 1 << 14
 
@@ -54,8 +54,10 @@ class NearbyReads:
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, fewer only at the end of the file."""
+        if length > self._AHEAD:
+            return self._source.read(offset, length)
         if not self._start <= offset <= offset + length <= self._start + len(self._piece):
-            self._piece = self._source.read(offset, max(length, self._AHEAD))
+            self._piece = self._source.read(offset, self._AHEAD)
             self._start = offset
         return self._piece[offset - self._start : offset - self._start + length]
 

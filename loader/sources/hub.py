@@ -40,7 +40,7 @@ def open_hub(reference: HubReference) -> LocalFolder | HubRepository:
     if constants.is_offline_mode():
         if commit is None:
             message = f"{_shown(reference)} is not in the cache ({cache}), and HF_HUB_OFFLINE forbids asking the hub"
-            raise NotFoundError(message, hint="unset HF_HUB_OFFLINE, or download the model first")
+            raise NotFoundError(message, hint=similar_name(reference.repo_id) or "unset HF_HUB_OFFLINE, or download the model first")
         return _cached(cache, reference, commit)
     if commit is not None and commit == reference.revision:
         return _cached(cache, reference, commit)
@@ -48,7 +48,7 @@ def open_hub(reference: HubReference) -> LocalFolder | HubRepository:
         return HubRepository(reference, cache)
     except NetworkError as error:
         if commit is None:
-            raise
+            raise NetworkError(error.message, hint=similar_name(reference.repo_id) or error.hint) from None
         unreached = Problem("warning", "hub-unreachable", f"the cached commit was read, which may not be the newest: {error.message}")
         return _cached(cache, reference, commit, problems=(unreached,))
 

@@ -40,7 +40,6 @@ def _local_commands(folder: Path) -> dict[str, list[str]]:
         "mlload inspect DIR": [MLLOAD, "inspect", str(folder)],
         "mlload inspect DIR --json": [MLLOAD, "inspect", str(folder), "--json"],
         "huggingface_hub, the same headers": _hub_headers(folder),
-        "accelerate estimate-memory DIR": [str(BIN / "accelerate"), "estimate-memory", str(folder), "--library_name", "transformers"],
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -43,22 +44,27 @@ class Summary:
         return median(run.peak_bytes for run in self.runs)
 
 
+# A forked child's peak begins at its parent's size, so that a small process of its own starts the command and asks the kernel.
+LAUNCHER = """
+import os, sys, time
+begun = time.perf_counter()
+pid = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(pid, 0)
+with open(sys.argv[1], "w") as report:
+    report.write(f"{time.perf_counter() - begun} {usage.ru_maxrss * 1024}")
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def run_once(command: Sequence[str], env: Mapping[str, str] | None = None) -> Run:
     """Run the command to its end. Raises RuntimeError with what it said if it fails."""
-    begun = time.perf_counter()
-    process = subprocess.Popen(command, env=dict(os.environ, **(env or {})), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    output = process.stdout.read()
-    # wait4 rather than wait: the kernel's own account of this one process, its peak among it.
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - begun
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {process.stderr.read()[-500:]}")
-    process.stdout.close()
-    process.stderr.close()
-    return Run(seconds, usage.ru_maxrss * 1024, output)
+    with tempfile.NamedTemporaryFile("r") as report:
+        launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, report.name, *command]
+        done = subprocess.run(launch, env=dict(os.environ, **(env or {})), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")
+        seconds, peak = report.read().split()
+    return Run(float(seconds), int(peak), done.stdout)
 
 
 def run_in_turn(commands: Mapping[str, Sequence[str]], *, runs: int, env: Mapping[str, str] | None = None) -> dict[str, Summary]:

@@ -285,7 +285,7 @@ BAD_ARCHIVES = {
     "TorchScript": (archive(TABLE, {"constants.pkl": b""}), "a TorchScript archive, a program .*; save model.state_dict"),
     "big-endian": (archive(TABLE, {"byteorder": b"big"}), "its tensors are not little-endian; load it with PyTorch"),
     "long byte order": (archive(TABLE, {"byteorder": b"little" * 9}), "the zip member 'm/byteorder' has 54 bytes, more than 16"),
-    "long pickle": (archive(bytes(64_000_001)), "the zip member 'm/data.pkl' has 64,000,001 bytes, more than 64,000,000"),
+    "long pickle": (archive(bytes(40_000_001)), "the zip member 'm/data.pkl' has 40,000,001 bytes, more than 40,000,000"),
 }
 
 
@@ -348,7 +348,7 @@ BAD_TABLES = {
     "deep tuple": (DEEP_TUPLE + b".", "its tables are nested more than 32 deep, or contain themselves"),
     "deep tuple as size": (TABLE.replace(b"K\4tq", DEEP_TUPLE + b"tq"), "tensor w: its storage '0' is of a kind that mlload does not read"),
     "deep tuple as flags": (TABLE.replace(b"Ntq", b"N" + DEEP_TUPLE + b"tq"), "tensor w: it is conjugated or negated"),
-    "one table often": (b"](" + b"N" * 9_999 + b"eq\0](" + b"h\0" * 201 + b"e.", "its tables have more than 2,000,000 entries"),
+    "one table often": (b"](" + b"N" * 9_999 + b"eq\0](" + b"h\0" * 101 + b"e.", "its tables have more than 1,000,000 entries"),
     "name twice": (pickled({"a.b": tensor(), "a": {"b": tensor()}}), "tensor a.b: two tensors have this name"),
     "long name": (pickled({"k" * 1_025: tensor()}), "tensor kkk.*: its name has more than 1,024 characters"),
 }
