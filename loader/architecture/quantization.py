@@ -132,26 +132,17 @@ def _bits(method: str | None, declared: Config, packed: Iterable[TensorEntry]) -
         weights = sum(tensor.numel for tensor in packed)
         return round(8 * sum(tensor.nbytes for tensor in packed) / weights, 2) if weights else None
     known = {"nf4": 4, "fp4": 4, "mxfp4": 4, "int8": 8, "fp8": 8}.get(method or _method_of(declared))
-    found = known if known is not None else _integer(declared, "bits", "nbits", "w_bit")
+    found = known if known is not None else _integer(declared, "bits", "nbits", "num_bits", "w_bit")
     return found if found is not None and 0 < found <= _MAX_BITS else None
 
 
-def _integer(declared: Config, *keys: str) -> int | None:
-    sections = [declared, *(value for value in declared.values() if isinstance(value, dict))]
-    found = next((value for section in sections for key in keys if type(value := section.get(key)) is int), None)
-    return found if found is not None and abs(found) <= _MAX_INTEGER else None
-
-
-def _string(declared: Config, key: str, default: str) -> str:
-    value = declared.get(key)
-    return value if isinstance(value, str) and value else default
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value is worth showing: a text, a finite number, or a short list of these. A config may hold anything."""
-    if isinstance(value, list):
-        return len(value) <= _MOST_LISTED and not any(isinstance(each, list) for each in value) and all(map(_is_plain, value))
-    return isinstance(value, str) or (isinstance(value, int | float) and abs(value) <= _MAX_INTEGER)
+def _integer(declared: Config, *keys: str, depth: int = 4) -> int | None:
+    """The first of these keys that holds an integer, in the config's sections too (compressed-tensors nests them deeply)."""
+    for key in keys:
+        if type(value := declared.get(key)) is int:
+            return value
+    sections = (value for value in declared.values() if isinstance(value, dict)) if depth else ()
+    return next((found for section in sections if (found := _integer(section, *keys, depth=depth - 1)) is not None), None)
 
 
 def weights_in(tensor: TensorEntry, quantization: Quantization | None) -> int:

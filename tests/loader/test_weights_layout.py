@@ -1,0 +1,69 @@
+"""Which of a folder's files are its weights."""
+
+from __future__ import annotations
+
+import pytest
+
+import mlload
+from mlload.loader.layout import Layout, find_layout, likely_shards
+
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+INDEX = "model.safetensors.index.json"
+
+
+def layout(*files: str, file: str | None = None) -> Layout:
+    return find_layout(dict.fromkeys(files, 1), location="FOLDER", file=file)[0]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ([*SHARDS, INDEX, "config.json"], INDEX),
+        (["model.safetensors", "pytorch_model.bin", "config.json"], "model.safetensors"),
+        ([*SHARDS], "model-00001-of-00002.safetensors and 1 more"),
+        (["pytorch_model.bin", "training_args.bin", "optimizer.pt", "rng_state_0.pth"], "pytorch_model.bin"),
+        (["consolidated.00.pth", "consolidated.01.pth", "params.json"], "consolidated.00.pth and 1 more"),
+        (["consolidated.safetensors", *SHARDS, INDEX], INDEX),
+        (["llama-q4_k_m.gguf", "README.md"], "llama-q4_k_m.gguf"),
+        (["llama-00001-of-00003.gguf", "llama-00002-of-00003.gguf", "llama-00003-of-00003.gguf"], "llama-00001-of-00003.gguf and 2 more"),
+        (["adapter_model.safetensors", "adapter_config.json"], "adapter_model.safetensors"),
+    ],
+)
+def test_weights_that_from_pretrained_would_load(files: list[str], expected: str) -> None:
+    assert layout(*files).label == expected
+
+
+def test_layouts_side_by_side_are_a_warning() -> None:
+    _, problems = find_layout(dict.fromkeys(["model.safetensors", "pytorch_model.bin"], 1), location="FOLDER")
+    assert [(problem.severity, problem.code) for problem in problems] == [("warning", "several-layouts")]
+
+
+def test_several_quantizations_must_be_chosen_from() -> None:
+    files = ["llama-q4.gguf", "llama-q8.gguf"]
+    with pytest.raises(mlload.UsageError, match="choose one with --file"):
+        layout(*files)
+    assert layout(*files, file="llama-q8.gguf").shards == ("llama-q8.gguf",)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["config.json"], "holds no weights"),
+        (["tf_model.h5", "config.json"], "only in a format that mlload does not read"),
+        (["unet/model.safetensors"], "only in subfolders such as 'unet'"),
+    ],
+)
+def test_folders_without_weights_say_what_they_have(files: list[str], words: str) -> None:
+    with pytest.raises(mlload.NotFoundError, match=words):
+        layout(*files)
+
+
+@pytest.mark.parametrize(("file", "error"), [("nothing.gguf", mlload.NotFoundError), ("config.json", mlload.UsageError)])
+def test_a_chosen_file_must_be_there_and_be_weights(file: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        layout("model.safetensors", "config.json", file=file)
+
+
+def test_shards_are_guessed_from_names_before_the_index_is_read() -> None:
+    files = [*SHARDS, INDEX, "other-00001-of-00001.safetensors"]
+    assert likely_shards(layout(*files), files) == SHARDS
