@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -36,14 +37,18 @@ def _end(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def warn(message: str) -> None:
-    """One line on stderr."""
-    sys.stderr.write(f"{message}\n")
-
-
 def print_json(answer: Mapping[str, object]) -> None:
     """The answer as one JSON object on stdout, in ASCII: no name in it can move a terminal's cursor or turn text round."""
-    _write(json.dumps(answer, indent=2, default=str) + "\n")
+    _write(json.dumps(_finite(answer), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: object) -> object:
+    """`value` with infinities and NaN, which configs may hold and JSON may not, as strings."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_tables(parts: Iterable[RenderableType]) -> None:

@@ -15,7 +15,7 @@ from ..tensors import TensorEntry
 from .config_view import Config
 
 _NO_DETAILS: Mapping[str, object] = {}
-_MAX_BITS, _MAX_INTEGER, _MOST_LISTED = 64, 10**9, 16
+_MAX_BITS, _MAX_INTEGER = 64, 10**9
 # What quantizers store beside the weights.
 _AUXILIARY = re.compile(
     r"\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+|SCB|weight_format|g_idx|qzeros|scales|weight_scale\w*|input_scale|"
@@ -63,7 +63,8 @@ def detect_quantization(config: Config | None, tensors: Mapping[str, TensorEntry
     named = declared.get("quant_method")
     if method is None and not declared:
         return None
-    details = {key: declared[key] for key in _SHOWN if _is_plain(declared.get(key))}
+    shown = [key for key in _SHOWN if method != "int8" or not key.startswith("bnb_4bit")]
+    details = {key: declared[key] for key in shown if _is_plain(declared.get(key))}
     return Quantization(
         method=method or _method_of(declared),
         bits=_bits(method, declared, packed),
@@ -136,10 +137,27 @@ def _bits(method: str | None, declared: Config, packed: Iterable[TensorEntry]) -
     return found if found is not None and 0 < found <= _MAX_BITS else None
 
 
+def _is_plain(value: object) -> bool:
+    """Whether a value of the config can be shown as it is: a short word, a number, or a few of them."""
+    if isinstance(value, list):
+        return len(value) <= 16 and all(_is_number(item) for item in value)
+    return _is_number(value) or (isinstance(value, str) and len(value) <= 100)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number that JSON and a line can hold: not infinite, not of hundreds of digits."""
+    return isinstance(value, int | float) and abs(value) <= _MAX_INTEGER
+
+
+def _string(declared: Config, key: str, default: str) -> str:
+    value = declared.get(key)
+    return value if isinstance(value, str) else default
+
+
 def _integer(declared: Config, *keys: str, depth: int = 4) -> int | None:
     """The first of these keys that holds an integer, in the config's sections too (compressed-tensors nests them deeply)."""
     for key in keys:
-        if type(value := declared.get(key)) is int:
+        if type(value := declared.get(key)) is int and abs(value) <= _MAX_INTEGER:
             return value
     sections = (value for value in declared.values() if isinstance(value, dict)) if depth else ()
     return next((found for section in sections if (found := _integer(section, *keys, depth=depth - 1)) is not None), None)

@@ -75,6 +75,13 @@ def test_diff_names_what_differs(run: Run, llama: Path, single: Path) -> None:
     assert "only after (1)" in run("inspect", llama, "--diff", single).out
 
 
+def test_json_has_no_infinities(run: Run, llama: Path, single: Path) -> None:
+    (single / "config.json").write_text('{"model_type": "mamba2", "time_step_limit": [0.0, Infinity]}')
+    outcome = run("inspect", llama, "--diff", single, "--json")
+    answer = json.loads(outcome.out, parse_constant=pytest.fail)
+    assert [change["after"] for change in answer["config"] if change["name"] == "time_step_limit"] == [[0.0, "inf"]]
+
+
 def test_strict_diff_ends_with_7(run: Run, llama: Path, single: Path) -> None:
     assert run("inspect", llama, "--diff", single, "--strict").code == 7
     assert run("inspect", llama, "--diff", llama, "--strict").code == 0
