@@ -42,11 +42,8 @@ def inspect_tables(report: InspectReport, *, unfold: bool = False) -> Iterator[R
 def _headline(report: InspectReport) -> Text:
     name = printable(report.family or report.architecture)
     version = "" if report.version is None or report.version in name else f" {report.version}"
-    line = Text(f"{name}{version}", style="bold cyan")
-    line.append(f"  {report.kind}", style="bold")
-    if report.class_name:
-        line.append(f"  {printable(report.class_name)}", style="dim")
-    return line
+    class_name = "" if report.class_name is None else f"  {printable(report.class_name)}"
+    return Text.assemble((f"{name}{version}", "bold cyan"), (f"  {report.kind}", "bold"), (class_name, "dim"))
 
 
 def _facts(report: InspectReport) -> Table:

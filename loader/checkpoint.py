@@ -14,7 +14,7 @@ from .errors import InvalidCheckpointError, NotFoundError
 from .formats import format_of
 from .layout import find_layout, likely_shards, shards_of_index
 from .problems import Problem, first_few
-from .reference import HubReference, LocalReference, parse_reference
+from .reference import HubReference, LocalReference, is_registered, parse_reference
 from .sources import CheckpointSource
 from .sources.hub_cache import snapshot_in
 from .sources.local import LocalFolder
@@ -105,15 +105,24 @@ class Checkpoint:
 def _read_local(reference: str, path: Path, file: str | None) -> Checkpoint:
     """A folder, a folder of the hub's cache, or a weights file (or index) that was named itself."""
     if path.is_dir():
-        snapshot = snapshot_in(path)
-        source = LocalFolder(path) if snapshot is None else LocalFolder(snapshot, kind="cache", revision=snapshot.name)
-        return _Reading(reference, source, file).checkpoint()
+        return _read_folder(reference, path, file)
     if path.name.endswith(".index.json"):
         return _Reading(reference, LocalFolder(path.parent, kind="file"), path.name).checkpoint()
     if format_of(path.name) is None:
         hint = "name the folder of the model, or a .safetensors, .gguf or .bin file"
         raise NotFoundError(f"{path} is not a folder, and no weights file that mlload reads", hint=hint)
     return _Reading(reference, LocalFolder(path.parent, kind="file", only=path.name), path.name).checkpoint()
+
+
+def _read_folder(reference: str, path: Path, file: str | None) -> Checkpoint:
+    snapshot = snapshot_in(path)
+    source = LocalFolder(path) if snapshot is None else LocalFolder(snapshot, kind="cache", revision=snapshot.name)
+    try:
+        return _Reading(reference, source, file).checkpoint()
+    except NotFoundError as error:
+        if is_registered(reference):
+            raise NotFoundError(error.message, hint=f"this folder hides the model that is registered as '{reference}'") from None
+        raise
 
 
 class _Reading:
@@ -143,7 +152,7 @@ class _Reading:
             kind=self.source.kind,
             location=self.source.location,
             revision=self.source.revision,
-            license=self.source.license,
+            license=self.source.license or _text(metadata.get("general.license")),  # where GGUF keeps it
             format=self.layout.format.name,
             shards=shards,
             index=self.layout.index,
@@ -222,6 +231,10 @@ class _Reading:
                     again.append(Problem("error", "duplicate-tensor", f"also stands in {known.file}", file=tensor.file, tensor=tensor.name))
         self.problems.extend(first_few(again))
         return tensors
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _guess_header_bytes(weight_map: Mapping[str, str]) -> dict[str, int]:

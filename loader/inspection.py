@@ -208,7 +208,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         parallel_residual=architecture.parallel_residual,
         experts=experts,
         quantization=quantization,
-        kv_cache=detect_kv_cache(view, architecture.structure, architecture.kind, _widest(by_dtype)),
+        kv_cache=detect_kv_cache(view, architecture.structure, architecture.kind, _cache_dtype(checkpoint, by_dtype)),
         tokenizer=_tokenizer(checkpoint),
         files=tuple(File(name, size, _file_role(name, checkpoint)) for name, size in checkpoint.files.items()),
         header_bytes=checkpoint.header_bytes,
@@ -296,14 +296,16 @@ def _outside_part(tensor: TensorEntry, architecture: ArchitectureConfig) -> tupl
     return module, "other"
 
 
-def _widest(by_dtype: dict[str, Amount]) -> str | None:
-    """The dtype that most bytes of ordinary weights have: what a cache is kept in when the config does not say."""
+def _cache_dtype(checkpoint: Checkpoint, by_dtype: dict[str, Amount]) -> str | None:
+    """What the cache is kept in when the config does not say: llama.cpp's default for GGUF, else what most ordinary weights have."""
+    if checkpoint.format == "gguf":
+        return "F16"
     return next((dtype for dtype in by_dtype if dtype in ("F32", "F16", "BF16")), None)
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
     if "tokenizer.ggml.model" in checkpoint.metadata:
-        return Tokenizer(f"in the GGUF file ({checkpoint.metadata['tokenizer.ggml.model']})", checkpoint.shards[0], None)
+        return Tokenizer(f"{checkpoint.metadata['tokenizer.ggml.model']}, inside the weights file", checkpoint.shards[0], None)
     named = checkpoint.extras.get("tokenizer_config.json", {}).get("tokenizer_class")
     for name, kind in _TOKENIZER_FILES.items():
         if name in checkpoint.files:

@@ -85,6 +85,11 @@ def _parse_page(text: str) -> HubReference:
     return HubReference(found.repo_id, found.revision, host=page["host"])
 
 
+def is_registered(name: str) -> bool:
+    """Whether the registry has a model of that name."""
+    return name in table("models")
+
+
 def similar_name(name: str) -> str | None:
     """`did you mean ...?` among the registered names."""
     return did_you_mean(name, table("models"))

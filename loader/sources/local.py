@@ -102,7 +102,7 @@ class LocalFolder:
         self.path = path
         self.problems = problems
         self.kind = kind
-        self.location = str(path)
+        self.location = str(path if only is None else path / only)
         self.revision = revision
         self.files = _sizes(path) if only is None else {only: _size(path / only, only)}
 

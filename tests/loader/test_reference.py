@@ -54,3 +54,10 @@ def test_every_registered_model_has_an_id_or_a_folder() -> None:
     for line in table("models").values():
         assert "hf_id" in line or (FOLDER / line["path"]).is_dir()
         assert line["summary"]
+
+
+def test_a_folder_that_hides_a_registered_name_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    with pytest.raises(mlload.NotFoundError, match="hides the model that is registered as 'tiny'"):
+        mlload.Checkpoint.open("tiny")
