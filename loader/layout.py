@@ -96,22 +96,22 @@ def _layouts(names: Iterable[str]) -> Iterable[Layout]:
     """Every set of weights: each index, each numbered series without an index, each single file."""
     known = [(name, found) for name in names if (found := format_of(name.removesuffix(_INDEX_SUFFIX))) is not None]
     indexes = {name.removesuffix(_INDEX_SUFFIX) for name, _ in known if name.endswith(_INDEX_SUFFIX)}
-    series: dict[str, list[str]] = {}
+    series: dict[tuple[str, bool], list[str]] = {}  # a whole file and shards numbered under its name are two sets
     for name, found in known:
         if name.endswith(_INDEX_SUFFIX):
             yield Layout(found, (), index=name)
         elif (whole := _SHARD_NUMBER.sub("", name)) not in indexes or whole == name:
-            series.setdefault(re.sub(r"(consolidated)\.\d\d(?=\.)", r"\1", whole), []).append(name)
+            series.setdefault((re.sub(r"(consolidated)\.\d\d(?=\.)", r"\1", whole), whole != name), []).append(name)
     for shards in series.values():
         found = format_of(shards[0])
         if found is not None:
             yield Layout(found, tuple(sorted(shards)))
 
 
-def _rank(layout: Layout) -> tuple[int, int, str]:
+def _rank(layout: Layout) -> tuple[int, int, str, bool]:
     whole = layout.index or _SHARD_NUMBER.sub("", layout.shards[0])
     place = _PREFERRED.index(whole) if whole in _PREFERRED else len(_PREFERRED)
-    return place, list(FORMATS).index(layout.format.name), whole
+    return place, list(FORMATS).index(layout.format.name), whole, whole not in (layout.index, *layout.shards)
 
 
 def _known_suffixes() -> str:

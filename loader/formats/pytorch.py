@@ -20,7 +20,7 @@ from .pickle_table import Unpickled, read_pickle
 from .sniffing import refuse_impostor
 from .zip_directory import Member, NearbyReads, data_start, data_starts, read_directory
 
-MAX_PICKLE_BYTES = 40_000_000  # 100,000 tensors take 25 MB; a text of one wide character takes four times its bytes
+MAX_PICKLE_BYTES = 32_000_000  # 100,000 tensors take 25 MB; a text of one wide character takes four times its bytes
 MAX_TENSORS = 100_000  # pickles have fewer, but may have one of them under many names
 _MAX_DEPTH = 32
 _MAX_VALUES = 1_000_000  # entries of dictionaries and lists

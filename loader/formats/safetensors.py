@@ -21,7 +21,7 @@ MAX_HEADER_BYTES = 100_000_000
 MAX_TENSORS = 100_000  # the largest known checkpoint has 180,000 in all of its shards
 MAX_DIMENSIONS = 64
 _MAX_NAME_LENGTH = 1_024
-_MAX_NAMES_LENGTH = 12_000_000  # of all names together: every one of them is searched for many words
+_MAX_NAMES_LENGTH = 8_000_000  # of all names together: every one of them is searched for many words
 _MAX_SIZE = 2**63 - 1
 _LENGTH_BYTES = 8
 

@@ -285,7 +285,7 @@ BAD_ARCHIVES = {
     "TorchScript": (archive(TABLE, {"constants.pkl": b""}), "a TorchScript archive, a program .*; save model.state_dict"),
     "big-endian": (archive(TABLE, {"byteorder": b"big"}), "its tensors are not little-endian; load it with PyTorch"),
     "long byte order": (archive(TABLE, {"byteorder": b"little" * 9}), "the zip member 'm/byteorder' has 54 bytes, more than 16"),
-    "long pickle": (archive(bytes(40_000_001)), "the zip member 'm/data.pkl' has 40,000,001 bytes, more than 40,000,000"),
+    "long pickle": (archive(bytes(32_000_001)), "the zip member 'm/data.pkl' has 32,000,001 bytes, more than 32,000,000"),
 }
 
 
