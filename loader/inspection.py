@@ -193,7 +193,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         norm=architecture.tensor_names.norm,
         head=architecture.tensor_names.head,
         hidden_size=hidden_size,
-        num_layers=main.num_layers if main else None,
+        num_layers=_num_layers(view, main),
         num_attention_heads=heads,
         num_key_value_heads=view.integer("num_key_value_heads") or heads,
         head_dim=view.integer("head_dim") or (hidden_size // heads if hidden_size and heads else None),
@@ -272,6 +272,14 @@ class _Amounts:
             largest, tensor = max(tensors.items(), key=lambda item: item[1].nbytes)
             summary = f"{largest} {list(tensor.shape)}"
             yield LayerGroup(amount.tensors, amount.parameters, amount.bytes, stack.prefix, first, last, _dtypes(tensors.values()), summary)
+
+
+def _num_layers(view: ConfigView, main: Stack | None) -> int | None:
+    """The main stack's layers, less those that only predict further tokens."""
+    if main is None:
+        return None
+    declared = view.integer("num_hidden_layers")
+    return min(main.num_layers, declared) if declared and view.integer("num_nextn_predict_layers") else main.num_layers
 
 
 def _dtypes(tensors: Iterable[TensorEntry]) -> tuple[str, ...]:

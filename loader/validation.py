@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .architecture import Stack
 from .architecture.config_view import ConfigView
 from .checkpoint import Checkpoint
 from .problems import Problem, first_few
-from .tensors import stored_once
+from .tensors import TensorEntry, stored_once
 
 _MOST_NAMED = 5  # missing layers, before the rest are only hinted at
-_SHAPE_HIDING = ("gguf",)  # formats whose packed tensors keep the shape of the weights
+_PACKED_DTYPES = ("U8", "I8", "I32", "U32")  # of quantized tables, whose rows count something else
 
 
 def find_problems(checkpoint: Checkpoint) -> tuple[Problem, ...]:
@@ -71,31 +72,37 @@ def _config_problems(checkpoint: Checkpoint, view: ConfigView) -> Iterator[Probl
     structure = checkpoint.architecture.structure
     declared = view.integer("num_hidden_layers")
     alone = [stack for stack in structure.stacks if stack.modality == "text" and not stack.side] == [structure.main]
-    # With several stacks, or layers that are used again and again, num_hidden_layers counts something else.
     if declared and not structure.stacks and checkpoint.tensors:
         yield Problem("error", "layer-count", f"no layers are stored, but the config's num_hidden_layers is {declared:,}")
+    # With several stacks, or layers that are used again and again, num_hidden_layers counts something else.
     if structure.main is not None and declared is not None and alone and view.get("num_hidden_groups") is None:
-        yield from _layer_problems(structure.main.prefix, list(structure.main.layers), declared)
-    embedding = structure.embedding
-    if embedding is None or (embedding.dtype not in ("F32", "F16", "BF16", "F64") and checkpoint.format not in _SHAPE_HIDING):
+        yield from _layer_problems(structure.main, declared, view.integer("num_nextn_predict_layers") or 0)
+    if structure.norm is not None:
+        yield from _hidden_size_problem(structure.norm, view.integer("hidden_size"))
+    yield from _vocabulary_problem(checkpoint, view.integer("vocab_size"))
+
+
+def _hidden_size_problem(norm: TensorEntry, hidden_size: int | None) -> Iterator[Problem]:
+    if hidden_size and norm.shape[0] % hidden_size:  # a reversible model carries two halves
+        message = f"has {norm.shape[0]:,} elements, but the config's hidden_size is {hidden_size:,}"
+        yield Problem("error", "hidden-size", message, file=norm.file, tensor=norm.name)
+
+
+def _vocabulary_problem(checkpoint: Checkpoint, vocab_size: int | None) -> Iterator[Problem]:
+    """What makes the logits has as many rows as the vocabulary; an embedding beside a head of its own may have more."""
+    structure = checkpoint.architecture.structure
+    table = structure.head or structure.embedding
+    if table is None or vocab_size is None or table.dtype in _PACKED_DTYPES:
         return
-    vocab_size, hidden_size = view.integer("vocab_size"), view.integer("hidden_size")
-    if vocab_size is not None and embedding.shape[0] < vocab_size:
-        message = f"has {embedding.shape[0]:,} rows, but the config's vocab_size is {vocab_size:,}"
-        yield Problem("error", "vocab-size", message, file=embedding.file, tensor=embedding.name)
-    norm = structure.norm
-    if hidden_size and norm is not None and norm.shape[0] % hidden_size:  # a reversible model carries two halves
-        yield Problem(
-            "error",
-            "hidden-size",
-            f"has {norm.shape[0]:,} elements, but the config's hidden_size is {hidden_size:,}",
-            file=norm.file,
-            tensor=norm.name,
-        )
+    exact = structure.head is not None or checkpoint.architecture.tie_embeddings
+    if table.shape[0] < vocab_size or (exact and table.shape[0] != vocab_size):
+        message = f"has {table.shape[0]:,} rows, but the config's vocab_size is {vocab_size:,}"
+        yield Problem("error", "vocab-size", message, file=table.file, tensor=table.name)
 
 
-def _layer_problems(prefix: str, indexes: list[int], declared: int) -> Iterator[Problem]:
-    """Gaps in the numbering and fewer layers than declared are errors; more may be for other purposes (multi-token prediction)."""
+def _layer_problems(stack: Stack, declared: int, predicting: int) -> Iterator[Problem]:
+    """Gaps in the numbering and fewer layers than declared are errors; more are odd unless they predict further tokens."""
+    prefix, indexes = stack.prefix, list(stack.layers)
     stored = set(indexes)
     # Of the numbers one more than are stored must hold a gap if there is any: a layer numbered 999,999,999 costs nothing.
     missing = [number for number in range(min(declared, max(indexes) + 1, len(stored) + _MOST_NAMED + 1)) if number not in stored]
@@ -106,7 +113,7 @@ def _layer_problems(prefix: str, indexes: list[int], declared: int) -> Iterator[
         yield Problem(
             "error", "layer-count", f"{prefix}: the last layer stored is {max(indexes)}, but the config's num_hidden_layers is {declared:,}"
         )
-    elif max(indexes) + 1 > declared:
+    elif max(indexes) + 1 > declared + predicting:
         yield Problem(
             "warning",
             "extra-layers",

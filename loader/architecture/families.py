@@ -107,12 +107,11 @@ class ArchitectureConfig:
     def from_tensors(cls, config: Config | None, tensors: Mapping[str, TensorEntry]) -> ArchitectureConfig:
         """All of it, from a config (or None) and a checkpoint's tensor table."""
         view = ConfigView(config)
-        tied = _declared_tie(view)
         declared = None if config is None else view.whole.get("is_encoder_decoder") is True
         structure = find_structure(
             tensors.values(),
             vocab_size=view.integer("vocab_size"),
-            tied=tied,
+            tied=_declared_tie(view),
             is_encoder_decoder=declared,
             final_norm=table("peculiarities")["final_norm"].get(view.model_type),
         )
@@ -129,7 +128,7 @@ class ArchitectureConfig:
             tensor_names=TensorNamePattern(
                 structure.main.prefix if structure.main else None, *(part.name if part else None for part in parts)
             ),
-            tie_embeddings=tied is not False and structure.embedding is not None and structure.head is None,
+            tie_embeddings=_is_tied(view, structure),
             fused_qkv=_any(_FUSED_QKV, layer),
             fused_gate_up=_any(_FUSED_GATE_UP, layer),
             rope_scaling=rope.scaling if rope else RopeScaling.NONE,
@@ -153,6 +152,7 @@ _MODEL_TYPES: tuple[tuple[ModelArchitecture, re.Pattern[str]], ...] = (
     (ModelArchitecture.GEMMA, re.compile(r"(t5|vault|recurrent_|pali)?gemma")),
     (ModelArchitecture.QWEN, re.compile(r"qwen")),
 )
+_HEADLESS_CLASS = re.compile(r"(?<!LMHead)(?<!MT)(?<!Decoder)Model$")  # BertModel, CLIPModel; but not GPT2LMHeadModel, MarianMTModel
 _FUSED_QKV = re.compile(r"qkv|c_attn|query_key_value", re.IGNORECASE)
 _FUSED_GATE_UP = re.compile(r"gate_up|up_gate|\bw13\b|\bw12\b|mlp\.Wi\b")
 _GATED = re.compile(r"gate_proj|gate_up|up_gate|ffn_gate\b|\bw3\b|\bwi_1\b|\bw13\b|\bw12\b|linear_v|mlp\.Wi\b")
@@ -278,6 +278,13 @@ def _declared_tie(view: ConfigView) -> bool | None:
     """What the config says of tied embeddings; the whole model's word counts before its text section's."""
     declared = view.whole.get("tie_word_embeddings")
     return declared if isinstance(declared, bool) else view.flag("tie_word_embeddings")
+
+
+def _is_tied(view: ConfigView, structure: Structure) -> bool:
+    """Whether the embedding is the head as well: no head is stored, though the class has one."""
+    if structure.embedding is None or structure.head is not None or _HEADLESS_CLASS.search(view.class_name or ""):
+        return False
+    return _declared_tie(view) is not False
 
 
 def _any(pattern: re.Pattern[str], names: Iterable[str]) -> bool:

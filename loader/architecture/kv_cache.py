@@ -49,7 +49,7 @@ class KVCache:
 def detect_kv_cache(view: ConfigView, structure: Structure, kind: Kind, dtype: str | None) -> KVCache | None:
     """The cache of the model's decoder; None for an encoder, for a model without attention, or where the sizes aren't known."""
     stack = structure.main
-    if kind is Kind.ENCODER_ONLY or stack is None:
+    if kind is Kind.ENCODER_ONLY or stack is None or (kind is Kind.VISION_LANGUAGE and stack.role == "encoder"):
         return None
     cached_as = TORCH_NAMES.get((view.string("torch_dtype") or "").removeprefix("torch."), dtype)
     width = BITS.get(cached_as or "", 0) // 8

@@ -115,7 +115,7 @@ CONFIGS = (
     _odd("layers-only-the-last", model(llama((79,)), num_hidden_layers=80), "missing-layers"),
     _odd("layers-none", model(llama(())), "layer-count"),
     _odd("vocab-size-larger", config(vocab_size=32), "vocab-size"),
-    _good("vocab-size-padded", config(vocab_size=15)),
+    _odd("vocab-size-smaller", config(vocab_size=15), "vocab-size"),  # from_pretrained refuses it for its shape
     _odd("hidden-size-larger", config(hidden_size=16), "hidden-size"),
     _odd("quantization-not-found", config(quantization_config={"quant_method": "gptq", "bits": 4}), "quantization-not-found"),
     _odd("no-tensors", files({WEIGHTS: safetensors({}), CONFIG: LLAMA_CONFIG}), "no-tensors"),
@@ -132,6 +132,7 @@ _GARBAGE: dict[str, object] = {
     "booleans": True,
     "floats": 1e308,
 }
+_FOUND = {"numbers": ("vocab-size",)}  # what such a config can be held against
 # Keys whose values something reads.
 _READ = (
     *("architectures", "model_type", "hidden_act", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
@@ -149,7 +150,7 @@ _READ = (
 )
 
 HOSTILE_CONFIGS = (
-    *(_calm(f"config-all-{what}", config(**dict.fromkeys(_READ, value))) for what, value in _GARBAGE.items()),
+    *(_calm(f"config-all-{what}", config(**dict.fromkeys(_READ, value)), *_FOUND.get(what, ())) for what, value in _GARBAGE.items()),
     *(_calm(f"num-hidden-layers-{what}", config(num_hidden_layers=value)) for what, value in _NUMBERS.items() if what != "zero"),
     _calm("num-hidden-layers-zero", config(num_hidden_layers=0), "extra-layers"),
     _calm("num-hidden-layers-10-to-the-9", config(num_hidden_layers=10**9), "layer-count"),
