@@ -143,11 +143,12 @@ def _cache(cache: KVCache, context: int | None) -> str:
 def _parts(report: InspectReport, *, unfold: bool) -> Table:
     """Every part in order, stacks as their layers; a bar for its share of the bytes."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("part", no_wrap=True, overflow="ellipsis", min_width=24)
+    # In a narrow terminal the names and the bars give way, not the numbers.
+    table.add_column("part", overflow="ellipsis", min_width=16)
     for column in ("tensors", "parameters", "bytes", "share"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, style="cyan")
     table.add_column("dtype", no_wrap=True)
+    table.add_column("", overflow="crop", style="cyan")
     rows = _part_rows(report, unfold=unfold)
     for style, cells in islice(rows, _MOST_ROWS):
         table.add_row(*cells, style=style)
@@ -156,7 +157,7 @@ def _parts(report: InspectReport, *, unfold: bool) -> Table:
         table.add_row(f"{rest:,} more lines (--json lists all)", style="dim")
     table.add_section()
     dtypes = ", ".join(report.by_dtype)
-    table.add_row("total", f"{report.tensors:,}", format_count(report.parameters), format_bytes(report.bytes), "", "", dtypes, style="bold")
+    table.add_row("total", f"{report.tensors:,}", format_count(report.parameters), format_bytes(report.bytes), "", dtypes, "", style="bold")
     return table
 
 
@@ -185,7 +186,8 @@ def _layer_rows(group: LayerGroup, report: InspectReport, *, unfold: bool) -> It
 def _cells(name: str, part: Component | LayerGroup, report: InspectReport, *, count: int = 1) -> tuple[str, ...]:
     """One row for `count` parts like this one."""
     sizes = (f"{count * part.tensors:,}", format_count(count * part.parameters), format_bytes(count * part.bytes))
-    return printable(name, limit=80), *sizes, *_share(count * part.bytes, report), ", ".join(part.dtypes)
+    share, bar = _share(count * part.bytes, report)
+    return printable(name, limit=80), *sizes, share, ", ".join(part.dtypes), bar
 
 
 def _share(count: int, report: InspectReport) -> tuple[str, str]:

@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 _MAX_CONFIG_BYTES = 10_000_000
 _MAX_INDEX_BYTES = 50_000_000  # of 180,000 tensors: 20 MB
 _MAX_TENSORS = 250_000  # in all shards
-_MAX_REMOTE_EXTRA_BYTES = 8192  # what is nice to know must not cost more than what was asked
 _GUESSED_HEADER_BYTES = 48 * 1024  # of a hub file of which no index tells; most single files have less
 _RECORD_BYTES = 84  # of a safetensors header for one tensor, less its name
-_OPTIONAL_FILES = ("generation_config.json", "tokenizer_config.json", "params.json")
+_OPTIONAL_FILES = ("tokenizer_config.json",)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Checkpoint:
     index: str | None
     files: Mapping[str, int]
     config: Mapping[str, object] | None
-    extras: Mapping[str, Mapping[str, object]]  # generation_config.json and the like, by file name
+    extras: Mapping[str, Mapping[str, object]]  # tokenizer_config.json, where it lies on this machine
     metadata: Mapping[str, object]
     tensors: Mapping[str, TensorEntry]
     weight_map: Mapping[str, str]  # of the index: each tensor's shard; empty without one
@@ -81,7 +80,11 @@ class Checkpoint:
         from .sources.hub import open_hub  # imports huggingface_hub, which local paths do without
 
         def read(repository: HubReference) -> Checkpoint:
-            return _Reading(os.fspath(reference), open_hub(repository), file).checkpoint()
+            source = open_hub(repository)
+            try:
+                return _Reading(os.fspath(reference), source, file).checkpoint()
+            finally:
+                source.close()
 
         reading = Ahead(read, workers=1)
         reading.announce([parsed])
@@ -217,8 +220,8 @@ class _Reading:
         return headers, {name: result for name, result in zip(extras, results[len(shards) :], strict=True) if isinstance(result, dict)}
 
     def _is_worth_reading(self, name: str) -> bool:
-        size = self.source.files.get(name, -1)
-        return size > 0 and (self.source.kind != "hub" or size <= _MAX_REMOTE_EXTRA_BYTES)
+        # On a hub it would cost a round trip more than the headers do.
+        return self.source.kind != "hub" and self.source.files.get(name, 0) > 0
 
     def _merge(self, headers: list[FileHeader]) -> dict[str, TensorEntry]:
         """One table of all shards' tensors. A name in two shards is a problem; the first one counts."""

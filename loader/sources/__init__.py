@@ -76,3 +76,7 @@ class CheckpointSource(Protocol):
     def open(self, name: str, *, ahead: int = 0) -> AbstractContextManager[ByteSource]:
         """The file for ranged reads; the first read fetches `ahead` bytes at least, where a round trip is what costs."""
         ...
+
+    def close(self) -> None:
+        """Give back what was kept open."""
+        ...

@@ -47,9 +47,10 @@ class _TransientError(Exception):
 class HttpClient:
     """GET requests over kept connections. Safe to share between threads."""
 
-    def __init__(self, *, token: str | None = None, token_host: str = "") -> None:
+    def __init__(self, *, token: str | None = None, token_origin: str = "") -> None:
         self._token = token
-        self._token_host = token_host  # the only host that ever sees the token
+        origin = urlsplit(token_origin)
+        self._token_origin = (origin.scheme, origin.netloc)  # nothing else ever sees the token
         self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
         self._lock = threading.Lock()
         self.requests = 0
@@ -139,7 +140,7 @@ class HttpClient:
         headers = {"User-Agent": "mlload", "Accept-Encoding": "identity"}
         if byte_range is not None:
             headers["Range"] = f"bytes={byte_range[0]}-{byte_range[1]}"
-        if self._token is not None and parts.netloc == self._token_host:
+        if self._token is not None and (parts.scheme, parts.netloc) == self._token_origin:
             headers["Authorization"] = f"Bearer {self._token}"
         return headers
 

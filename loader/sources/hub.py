@@ -82,7 +82,7 @@ class HubRepository:
     def __init__(self, reference: HubReference, cache: Path) -> None:
         self._reference = reference
         self.location = reference.repo_id
-        self._client = HttpClient(token=_token(), token_host=urlsplit(constants.ENDPOINT).netloc)
+        self._client = HttpClient(token=_token(), token_origin=constants.ENDPOINT)
         self._asked = quote(reference.revision or DEFAULT_REVISION, safe="")
         self._early = Ahead(self._get_early, workers=len(_EARLY_FILES))
         self._early.announce(_EARLY_FILES)
@@ -143,6 +143,10 @@ class HubRepository:
         cached = self._snapshot / name
         return LocalFile(cached, name) if cached.exists() else nullcontext(HubFile(self, name, max(ahead, _LEAST_READ)))
 
+    def close(self) -> None:
+        """Close the connections that were kept."""
+        self._client.close()
+
     def fetch(self, name: str, first: int, last: int) -> Response:
         """Bytes `first` to `last` of a file, straight from where it is stored."""
         span = (first, last)
@@ -156,6 +160,8 @@ class HubRepository:
     def _locate(self, name: str) -> str:
         """The address at which the hub stores a file; its own where it does not redirect."""
         answer = self._client.head(self._url(name))
+        if answer.status in (405, 501):  # a mirror that knows no HEAD
+            return self._url(name)
         if answer.status >= 400:
             self._check(answer, name)
         self._check_commit(answer)

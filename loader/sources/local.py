@@ -123,6 +123,9 @@ class LocalFolder:
         del ahead  # a local read costs no round trip
         return LocalFile(self.path / name, name)
 
+    def close(self) -> None:
+        """Nothing is kept open."""
+
     @property
     def license(self) -> str | None:
         """The licence in the front matter of README.md."""
