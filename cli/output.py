@@ -69,6 +69,9 @@ def _write(text: str) -> None:
         # Flushing at exit must not try again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise MlloadError(f"the answer can't be written: {error.strerror}") from None
 
 
 def _console() -> Console:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -144,6 +144,8 @@ class _Reading:
         weight_map, total_size = self._read_index()
         shards = self._present(tuple(sorted(set(weight_map.values()))) if weight_map else self.layout.shards)
         headers, extras = self._read_headers(shards, weight_map)
+        for shard, header in zip(shards, headers, strict=True):
+            self.problems.extend(_pickle_problems(shard, header.metadata))
         tensors = self._merge(headers)
         metadata = {key: value for header in reversed(headers) for key, value in header.metadata.items()}
         if self.layout.format.name == "gguf" and config is None:
@@ -172,15 +174,15 @@ class _Reading:
             bytes_read=getattr(self.source, "bytes_read", None),
         )
 
-    def _read_json(self, name: str, limit: int) -> dict[str, object] | None:
+    def _read_json(self, name: str, limit: int, *, unique_keys: bool = False) -> dict[str, object] | None:
         data = self.source.read_file(name, limit=limit)
-        return None if data is None else parse_object(data, file=name)
+        return None if data is None else parse_object(data, file=name, unique_keys=unique_keys)
 
     def _read_index(self) -> tuple[dict[str, str], object]:
         """The index's weight_map and total_size; both empty where no index is."""
         if self.layout.index is None:
             return {}, None
-        index = self._read_json(self.layout.index, _MAX_INDEX_BYTES) or {}
+        index = self._read_json(self.layout.index, _MAX_INDEX_BYTES, unique_keys=True) or {}
         metadata = index.get("metadata")
         total_size = metadata.get("total_size") if isinstance(metadata, dict) else None
         return shards_of_index(index.get("weight_map"), index=self.layout.index), total_size
@@ -234,6 +236,16 @@ class _Reading:
                     again.append(Problem("error", "duplicate-tensor", f"also stands in {known.file}", file=tensor.file, tensor=tensor.name))
         self.problems.extend(first_few(again))
         return tensors
+
+
+def _pickle_problems(shard: str, metadata: Mapping[str, object]) -> Iterator[Problem]:
+    """A pickle that names anything but tensors would run it when unpickled; tensors inside foreign objects are not in the table."""
+    names, hidden = metadata.get("pickle_globals"), metadata.get("hidden_tensors")
+    if isinstance(names, tuple) and names:
+        message = f"the pickle names {', '.join(map(str, names[:4]))}: unpickling it would run code; mlload has not"
+        yield Problem("warning", "pickle-code", message, file=shard)
+    if isinstance(hidden, int) and hidden:
+        yield Problem("warning", "hidden-tensors", f"{hidden:,} tensors lie inside objects that are not looked into", file=shard)
 
 
 def _text(value: object) -> str | None:

@@ -12,7 +12,7 @@ from .problems import Problem, first_few
 from .text import printable
 
 _INDEX_SUFFIX = ".index.json"
-_SHARD_NUMBER = re.compile(r"-(\d{5})-of-(\d{5})(?=\.)")
+_SHARD_NUMBER = re.compile(r"[-_](\d{1,6})-of-(\d{1,6})(?=\.)")  # most write five digits, DeepSeek six, others fewer
 # What trainers leave beside the weights in the same formats.
 _NOT_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state\w*|random_states\w*|trainer_state)\.(bin|pt|pth)")
 _FOREIGN_WEIGHTS = (".h5", ".msgpack", ".ot", ".onnx", ".npz", ".nemo", ".mlmodel")
@@ -81,6 +81,11 @@ def likely_shards(layout: Layout, files: Iterable[str]) -> list[str]:
         return list(layout.shards)
     whole = layout.index.removesuffix(_INDEX_SUFFIX)
     return [name for name in files if name != whole and _SHARD_NUMBER.sub("", name) == whole]
+
+
+def is_numbered(file: str) -> bool:
+    """Whether a file's name says that it is one of several shards."""
+    return _SHARD_NUMBER.search(file) is not None
 
 
 def _named(files: Mapping[str, int], file: str, location: str) -> Layout:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .architecture import Kind
+from .architecture.config_view import ConfigView
 from .checkpoint import Checkpoint
 from .errors import DoesNotFitError, InvalidCheckpointError, UsageError
 from .text import did_you_mean
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
-# transformers' class for each kind; the config's own class is one of its kind's.
+# transformers' class for each kind, where the config names none that it knows.
 _AUTO_CLASSES = {
     Kind.DECODER_ONLY: "AutoModelForCausalLM",
     Kind.ENCODER_ONLY: "AutoModelForMaskedLM",
@@ -61,7 +63,8 @@ def load_pretrained(reference: str | os.PathLike[str], *, dtype: str = "auto", d
     if checkpoint.kind == "hub":
         place["revision"] = checkpoint.revision
     tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
-    auto_class = getattr(transformers, _AUTO_CLASSES[kind])
+    named = str(ConfigView(checkpoint.config).class_name)
+    auto_class = getattr(transformers, named, None) or getattr(transformers, _AUTO_CLASSES[kind])
     clock.append(time.perf_counter())
     model, info = auto_class.from_pretrained(**place, dtype=dtype if dtype == "auto" else getattr(torch, dtype), output_loading_info=True)
     _check_complete(info, checkpoint)
@@ -98,12 +101,25 @@ def _checked(checkpoint: Checkpoint) -> Kind:
         raise InvalidCheckpointError(
             "is missing: without it the model can't be built", file="config.json", hint="copy it from where the weights came from"
         )
+    _refuse_redirection(checkpoint.config)
     for problem in find_problems(checkpoint):
         if problem.severity == "error":
             raise InvalidCheckpointError(
                 problem.message, file=problem.file or checkpoint.location, tensor=problem.tensor, hint="`mlload inspect` lists all problems"
             )
     return checkpoint.architecture.kind
+
+
+def _refuse_redirection(config: Mapping[str, object], depth: int = 4) -> None:
+    """A config may not name other weights than those that were checked, nor attention code on a hub."""
+    for key, value in config.items():
+        kernel = "attn_implementation" in key and isinstance(value, str) and "/" in value
+        if kernel or key == "transformers_weights":
+            raise InvalidCheckpointError(
+                f"its {key} would load '{value}'", file="config.json", hint=f"take {key} out if you trust the weights"
+            )
+        if isinstance(value, dict) and depth:
+            _refuse_redirection(value, depth - 1)
 
 
 def _check_device(device: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from .architecture import Stack
 from .architecture.config_view import ConfigView
 from .checkpoint import Checkpoint
+from .layout import is_numbered
 from .problems import Problem, first_few
 from .tensors import TensorEntry, stored_once
 
@@ -31,7 +32,6 @@ def _spanning_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
     else:
         yield from _config_problems(checkpoint, ConfigView(checkpoint.config))
     yield from _quantization_problem(checkpoint)
-    yield from _pickle_problem(checkpoint)
 
 
 def _index_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
@@ -75,11 +75,12 @@ def _config_problems(checkpoint: Checkpoint, view: ConfigView) -> Iterator[Probl
     if declared and not structure.stacks and checkpoint.tensors:
         yield Problem("error", "layer-count", f"no layers are stored, but the config's num_hidden_layers is {declared:,}")
     # With several stacks, or layers that are used again and again, num_hidden_layers counts something else.
-    if structure.main is not None and declared is not None and alone and view.get("num_hidden_groups") is None:
+    whole = checkpoint.index is not None or not is_numbered(checkpoint.shards[0]) or len(checkpoint.shards) > 1
+    if structure.main is not None and declared is not None and alone and whole and view.get("num_hidden_groups") is None:
         yield from _layer_problems(structure.main, declared, view.integer("num_nextn_predict_layers") or 0)
     if structure.norm is not None:
         yield from _hidden_size_problem(structure.norm, view.integer("hidden_size"))
-    yield from _vocabulary_problem(checkpoint, view.integer("vocab_size"))
+    yield from _vocabulary_problem(checkpoint, view)
 
 
 def _hidden_size_problem(norm: TensorEntry, hidden_size: int | None) -> Iterator[Problem]:
@@ -88,16 +89,18 @@ def _hidden_size_problem(norm: TensorEntry, hidden_size: int | None) -> Iterator
         yield Problem("error", "hidden-size", message, file=norm.file, tensor=norm.name)
 
 
-def _vocabulary_problem(checkpoint: Checkpoint, vocab_size: int | None) -> Iterator[Problem]:
-    """What makes the logits has as many rows as the vocabulary; an embedding beside a head of its own may have more."""
-    structure = checkpoint.architecture.structure
+def _vocabulary_problem(checkpoint: Checkpoint, view: ConfigView) -> Iterator[Problem]:
+    """What makes the logits has as many rows as the vocabulary, more if padded; an embedding beside a head of its own may have more."""
+    structure, vocab_size = checkpoint.architecture.structure, view.integer("vocab_size")
     table = structure.head or structure.embedding
     if table is None or vocab_size is None or table.dtype in _PACKED_DTYPES:
         return
-    exact = structure.head is not None or checkpoint.architecture.tie_embeddings
-    if table.shape[0] < vocab_size or (exact and table.shape[0] != vocab_size):
-        message = f"has {table.shape[0]:,} rows, but the config's vocab_size is {vocab_size:,}"
+    makes_logits = structure.head is not None or checkpoint.architecture.tie_embeddings
+    message = f"has {table.shape[0]:,} rows, but the config's vocab_size is {vocab_size:,}"
+    if table.shape[0] < vocab_size and table.shape[0] != view.integer("draft_vocab_size"):
         yield Problem("error", "vocab-size", message, file=table.file, tensor=table.name)
+    elif makes_logits and table.shape[0] > vocab_size and view.integer("pad_vocab_size_multiple") is None:
+        yield Problem("warning", "vocab-size", message, file=table.file, tensor=table.name)
 
 
 def _layer_problems(stack: Stack, declared: int, predicting: int) -> Iterator[Problem]:
@@ -126,11 +129,3 @@ def _quantization_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
     if found is not None and found.declared is not None and not found.quantized_tensors and found.method != "unknown":
         message = f"the config declares {found.declared} quantization, but no tensor is stored that way"
         yield Problem("warning", "quantization-not-found", message, file="config.json")
-
-
-def _pickle_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
-    """A pickle that names anything but tensors would run it when unpickled."""
-    names = checkpoint.metadata.get("pickle_globals")
-    if isinstance(names, tuple) and names:
-        message = f"the pickle names {', '.join(map(str, names[:4]))}: unpickling it would run code; mlload has not"
-        yield Problem("warning", "pickle-code", message, file=checkpoint.shards[0])

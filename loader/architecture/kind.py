@@ -20,7 +20,7 @@ class Kind(StrEnum):
     VISION_LANGUAGE = "vision-language"
 
 
-_MASKED_CLASS = re.compile(r"ForMaskedLM|ForPreTraining|ForQuestionAnswering|ForTokenClassification|ForMultipleChoice|[^l]WithLMHeadModel")
+_MASKED_CLASS = re.compile(r"ForMaskedLM|ForPreTraining|[^l]WithLMHeadModel")
 _CAUSAL_CLASS = re.compile(r"ForCausalLM|LMHeadModel|ModelWithLMHead$|Decoder$")
 # What only models trained to fill in masked words store: segment embeddings, a transform before the head, a pooler.
 _MASKED_TENSORS = re.compile(
@@ -45,7 +45,7 @@ def _is_seq2seq(view: ConfigView, structure: Structure) -> bool:
     declared = view.whole.get("is_encoder_decoder")
     decoder = structure.stack(role="decoder")
     encoders = [stack for stack in structure.stacks if stack.role == "encoder" and not stack.side and stack is not decoder]
-    if isinstance(declared, bool) and declared:
+    if isinstance(declared, bool) and declared and decoder is not None:
         return True
     return decoder is not None and decoder.cross_attention and any(stack.modality != "vision" for stack in encoders)
 
@@ -54,7 +54,7 @@ def _is_encoder(view: ConfigView, structure: Structure, tensors: Mapping[str, Te
     causal = view.flag("causal")
     if view.flag("is_decoder") or causal:
         return False
-    if causal is False or view.string("attn_type") == "bi":
+    if causal is False or view.string("attn_type") == "bi" or view.flag("use_bidirectional_attention"):
         return True
     name = view.class_name or ""
     if _MASKED_CLASS.search(name):
@@ -62,4 +62,4 @@ def _is_encoder(view: ConfigView, structure: Structure, tensors: Mapping[str, Te
     bidirectional = structure.main is not None and structure.main.role == "encoder"
     if _CAUSAL_CLASS.search(name) and not bidirectional:
         return False
-    return bidirectional or any(_MASKED_TENSORS.search(tensor) for tensor in tensors)
+    return bidirectional or "bert" in (view.model_type or "") or any(_MASKED_TENSORS.search(tensor) for tensor in tensors)

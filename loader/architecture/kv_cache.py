@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...configs import table
 from ..dtypes import BITS, TORCH_NAMES
 from ..tensors import TensorEntry
 from .config_view import ConfigView
@@ -134,5 +135,6 @@ def _is_bounded(view: ConfigView, index: int, window: int | None) -> bool:
     types = _layer_types(view)
     if types is not None and index < len(types):
         return _BOUNDED_TYPES.search(types[index]) is not None
-    period = view.integer("sliding_window_pattern") or (2 if view.model_type == "gemma2" else 0)  # every such layer sees everything
+    # Every such layer sees everything; older configs leave to the model's class which ones.
+    period = view.integer("sliding_window_pattern") or table("peculiarities")["sliding_window_pattern"].get(view.text.get("model_type"), 0)
     return (index + 1) % period != 0 if period else True

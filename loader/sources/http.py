@@ -83,7 +83,10 @@ class HttpClient:
             except _TransientError as error:
                 self._wait(error, attempt, url)
             except (OSError, http.client.HTTPException) as error:
+                self.close()  # a server that closed one idle connection has closed the others too
                 self._wait(_TransientError(_reason(error)), attempt, url)
+            except ValueError as error:  # of http.client and urllib: addresses and headers that break their grammar
+                raise NetworkError(f"{urlsplit(url).netloc} is no address, or its answer is malformed: {error}") from None
         raise AssertionError("unreachable: the last try raises")
 
     def _wait(self, error: _TransientError, attempt: int, url: str) -> None:

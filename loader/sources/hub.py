@@ -67,9 +67,12 @@ def _token() -> str | None:
     if token is None and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
         try:
             token = Path(constants.HF_TOKEN_PATH).read_text(encoding="utf-8")
-        except OSError:
+        except (OSError, ValueError):  # no file, or one that holds no text
             return None
-    return (token or "").strip() or None
+    token = (token or "").strip()
+    if not token.isascii() or not token.isprintable():
+        raise UsageError("the token in HF_TOKEN holds characters that no token has", hint="copy it again")
+    return token or None
 
 
 class HubRepository:

@@ -101,9 +101,7 @@ CONFIGS = (
         both(config(), lambda folder: (folder / CONFIG).unlink(), lambda folder: (folder / CONFIG).mkdir()),
         "a folder",
     ),
-    Case(
-        "broken", "generation-config-broken", both(config(), files({"generation_config.json": "{"})), 4, ("generation_config.json", "JSON")
-    ),
+    Case("broken", "tokenizer-config-broken", both(config(), files({"tokenizer_config.json": "{"})), 4, ("tokenizer_config.json", "JSON")),
     Case("broken", "tokenizer-config-a-list", both(config(), files({"tokenizer_config.json": "[]"})), 4, ("tokenizer_config.json", "list")),
     _odd("config-missing", files({WEIGHTS: safetensors(llama())}), "no-config"),
     _good("config-empty-object", config(b"{}")),
