@@ -18,10 +18,10 @@ _NOT_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state\
 _FOREIGN_WEIGHTS = (".h5", ".msgpack", ".ot", ".onnx", ".npz", ".nemo", ".mlmodel")
 # The order in which from_pretrained would look for them; what is not named here comes after.
 _PREFERRED = (
-    "model.safetensors.index.json",
     "model.safetensors",
-    "pytorch_model.bin.index.json",
+    "model.safetensors.index.json",
     "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 )
 
 

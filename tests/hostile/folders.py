@@ -32,7 +32,8 @@ def _instead(name: str, make: Callable[[Path], object]) -> Writer:
 
     def write(folder: Path) -> None:
         config()(folder)
-        (folder / name).unlink(missing_ok=True)
+        # A single file comes before an index, which would not be read beside it.
+        (folder / (WEIGHTS if name == INDEX else name)).unlink(missing_ok=True)
         make(folder / name)
 
     return write

@@ -20,6 +20,7 @@ def layout(*files: str, file: str | None = None) -> Layout:
     [
         ([*SHARDS, INDEX, "config.json"], INDEX),
         (["model.safetensors", "pytorch_model.bin", "config.json"], "model.safetensors"),
+        (["model.safetensors", *SHARDS, INDEX], "model.safetensors"),
         ([*SHARDS], "model-00001-of-00002.safetensors and 1 more"),
         (["pytorch_model.bin", "training_args.bin", "optimizer.pt", "rng_state_0.pth"], "pytorch_model.bin"),
         (["consolidated.00.pth", "consolidated.01.pth", "params.json"], "consolidated.00.pth and 1 more"),
