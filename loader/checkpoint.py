@@ -43,7 +43,7 @@ class Checkpoint:
     """
 
     reference: str
-    kind: str  # of its source: folder, file, cache or hub
+    source: str  # where it was read: folder, file, cache or hub
     location: str
     revision: str | None
     license: str | None
@@ -149,12 +149,12 @@ class _Reading:
         tensors = self._merge(headers)
         metadata = {key: value for header in reversed(headers) for key, value in header.metadata.items()}
         if self.layout.format.name == "gguf" and config is None:
-            from .formats.gguf import config_from_metadata
+            from .formats.gguf_config import config_from_metadata
 
             config = config_from_metadata(metadata)
         return Checkpoint(
             reference=self.reference,
-            kind=self.source.kind,
+            source=self.source.kind,
             location=self.source.location,
             revision=self.source.revision,
             license=self.source.license or _text(metadata.get("general.license")),  # where GGUF keeps it

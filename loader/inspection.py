@@ -169,7 +169,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
     return InspectReport(
         schema=SCHEMA,
         reference=checkpoint.reference,
-        source=checkpoint.kind,
+        source=checkpoint.source,
         location=checkpoint.location,
         revision=checkpoint.revision,
         license=checkpoint.license,

@@ -60,7 +60,7 @@ def load_pretrained(reference: str | os.PathLike[str], *, dtype: str = "auto", d
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     place: dict[str, Any] = {"pretrained_model_name_or_path": checkpoint.location, "trust_remote_code": False}
-    if checkpoint.kind == "hub":
+    if checkpoint.source == "hub":
         place["revision"] = checkpoint.revision
     tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
     named = str(ConfigView(checkpoint.config).class_name)

@@ -1,4 +1,4 @@
-"""The GGUF header, read as strictly as the safetensors one, and the part of config.json that its metadata holds.
+"""The GGUF header, read as strictly as the safetensors one.
 
 Format (versions 2 and 3, little-endian): `GGUF`, version, number of tensors, number of metadata pairs, the pairs, one record a
 tensor, padding, then the tensors' bytes, each tensor beginning at a multiple of `general.alignment`
@@ -7,18 +7,15 @@ tensor, padding, then the tensors' bytes, each tensor beginning at a multiple of
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from struct import Struct
 from typing import NoReturn
 
 from ..dtypes import GGUF_TYPES
-from ..errors import InvalidCheckpointError
 from ..sources import ByteSource
 from ..tensors import FileHeader, TensorEntry
-from .sniffing import refuse_impostor
+from .refusal import refuse, refuse_impostor, refuse_tensor
 
 MAX_HEADER_BYTES = 100_000_000  # the largest vocabularies take some 15 MB
 MAX_TENSORS = 100_000  # all experts of a layer are one tensor here: the largest models have some 2,000
@@ -160,7 +157,7 @@ class _Cursor:
             self.refuse(f"the header has more than {MAX_HEADER_BYTES:,} bytes")
 
     def refuse(self, message: str, *, hint: str | None = None) -> NoReturn:
-        raise InvalidCheckpointError(message, file=self.source.name, hint=hint)
+        refuse(self.source, message, hint=hint)
 
 
 def _name(cursor: _Cursor, what: str, limit: int) -> str:
@@ -248,20 +245,20 @@ def _entry(cursor: _Cursor, alignment: int) -> TensorEntry:
     file, name = cursor.source.name, _name(cursor, "tensor name", _MAX_NAME_BYTES)
     count = cursor.number(_U32)
     if count > _MAX_DIMENSIONS:
-        _refuse_tensor(file, name, f"it has {count:,} dimensions, more than {_MAX_DIMENSIONS}")
+        refuse_tensor(file, name, f"it has {count:,} dimensions, more than {_MAX_DIMENSIONS}")
     record = _RECORDS[count]
     *dims, number, offset = record.unpack(cursor.take(record.size))
     kind = GGUF_TYPES.get(number)
     if kind is None:
-        _refuse_tensor(file, name, f"its type {number} is not one that ggml has")
+        refuse_tensor(file, name, f"its type {number} is not one that ggml has")
     row = dims[0] if dims else 1
     if row % kind.block:
-        _refuse_tensor(file, name, f"its rows of {row:,} elements are no whole blocks of {kind.block}, as {kind.name} needs")
+        refuse_tensor(file, name, f"its rows of {row:,} elements are no whole blocks of {kind.block}, as {kind.name} needs")
     nbytes = prod(dims) // kind.block * kind.nbytes
     if nbytes > _MAX_SIZE or max(dims, default=1) > _MAX_SIZE:
-        _refuse_tensor(file, name, f"dimensions {dims} of {kind.name} are more bytes than a file can have")
+        refuse_tensor(file, name, f"dimensions {dims} of {kind.name} are more bytes than a file can have")
     if offset % alignment:
-        _refuse_tensor(file, name, f"its offset {offset:,} is no multiple of the alignment {alignment}")
+        refuse_tensor(file, name, f"its offset {offset:,} is no multiple of the alignment {alignment}")
     return TensorEntry(name, kind.name, tuple(reversed(dims)), file, offset, nbytes)
 
 
@@ -272,136 +269,14 @@ def _check_layout(tensors: list[TensorEntry], source: ByteSource, data_start: in
     end = data_start
     for tensor in tensors:
         if tensor.name in names:
-            _refuse_tensor(source.name, tensor.name, "it stands twice in the header")
+            refuse_tensor(source.name, tensor.name, "it stands twice in the header")
         names.add(tensor.name)
         if tensor.offset < end:
-            _refuse_tensor(source.name, tensor.name, "overlaps the tensor before it")
+            refuse_tensor(source.name, tensor.name, "overlaps the tensor before it")
         if tensor.offset - end >= alignment:
-            _refuse_tensor(source.name, tensor.name, f"leaves a hole of {tensor.offset - end:,} bytes before it")
+            refuse_tensor(source.name, tensor.name, f"leaves a hole of {tensor.offset - end:,} bytes before it")
         end = tensor.offset + tensor.nbytes
         if end > source.size:
-            _refuse_tensor(source.name, tensor.name, f"ends at byte {end:,}, but the file has {source.size:,}: it is cut short")
+            refuse_tensor(source.name, tensor.name, f"ends at byte {end:,}, but the file has {source.size:,}: it is cut short")
     if source.size - end >= alignment:
-        raise InvalidCheckpointError(f"{source.size - end:,} bytes follow the last tensor", file=source.name)
-
-
-def _refuse_tensor(file: str, name: str, message: str) -> NoReturn:
-    raise InvalidCheckpointError(message, file=file, tensor=name)
-
-
-# llama.cpp's architectures whose model_type is written otherwise; the rest have one name in both worlds.
-_MODEL_TYPES = {
-    "chatglm": "glm",
-    "command-r": "cohere",
-    "deepseek2": "deepseek_v3",
-    "ernie4_5-moe": "ernie4_5_moe",
-    "exaone-moe": "exaone_moe",
-    "falcon-h1": "falcon_h1",
-    "gemma3": "gemma3_text",
-    "gemma3n": "gemma3n_text",
-    "gemma4": "gemma4_text",
-    "glm4moe": "glm4_moe",
-    "gpt-oss": "gpt_oss",
-    "gptneox": "gpt_neox",
-    "granitehybrid": "granitemoehybrid",
-    "hunyuan-dense": "hunyuan_v1_dense",
-    "hunyuan-moe": "hunyuan_v1_moe",
-    "kimi-linear": "kimi_linear",
-    "lfm2moe": "lfm2_moe",
-    "llama4": "llama4_text",
-    "minimax-m2": "minimax_m2",
-    "modern-bert": "modernbert",
-    "nomic-bert": "nomic_bert",
-    "phi2": "phi",
-    "qwen2moe": "qwen2_moe",
-    "qwen2vl": "qwen2_vl_text",
-    "qwen3moe": "qwen3_moe",
-    "qwen3next": "qwen3_next",
-    "qwen3vl": "qwen3_vl_text",
-    "qwen3vlmoe": "qwen3_vl_moe_text",
-    "qwen35": "qwen3_5_text",
-    "qwen35moe": "qwen3_5_moe_text",
-    "starcoder": "gpt_bigcode",
-}
-
-# config.json's key, and the metadata key it comes from; `{}` stands for the architecture.
-_CONFIG_KEYS = {
-    "_name": "general.name",
-    "_license": "general.license",
-    "hidden_size": "{}.embedding_length",
-    "num_hidden_layers": "{}.block_count",
-    "num_attention_heads": "{}.attention.head_count",
-    "num_key_value_heads": "{}.attention.head_count_kv",
-    "head_dim": "{}.attention.key_length",
-    "intermediate_size": "{}.feed_forward_length",
-    "vocab_size": "{}.vocab_size",
-    "max_position_embeddings": "{}.context_length",
-    "rope_theta": "{}.rope.freq_base",
-    "rms_norm_eps": "{}.attention.layer_norm_rms_epsilon",
-    "layer_norm_eps": "{}.attention.layer_norm_epsilon",
-    "sliding_window": "{}.attention.sliding_window",
-    "num_experts": "{}.expert_count",
-    "num_experts_per_tok": "{}.expert_used_count",
-    "num_shared_experts": "{}.expert_shared_count",
-    "moe_intermediate_size": "{}.expert_feed_forward_length",
-    "first_k_dense_replace": "{}.leading_dense_block_count",
-    "q_lora_rank": "{}.attention.q_lora_rank",
-    "kv_lora_rank": "{}.attention.kv_lora_rank",
-    "attn_logit_softcapping": "{}.attn_logit_softcapping",
-    "final_logit_softcapping": "{}.final_logit_softcapping",
-    "bos_token_id": "tokenizer.ggml.bos_token_id",
-    "eos_token_id": "tokenizer.ggml.eos_token_id",
-    "pad_token_id": "tokenizer.ggml.padding_token_id",
-    "unk_token_id": "tokenizer.ggml.unknown_token_id",
-}
-_ROPE_SCALING_KEYS = {
-    "rope_type": "{}.rope.scaling.type",
-    "factor": "{}.rope.scaling.factor",
-    "original_max_position_embeddings": "{}.rope.scaling.original_context_length",
-    "attention_factor": "{}.rope.scaling.attn_factor",
-    "beta_fast": "{}.rope.scaling.yarn_beta_fast",
-    "beta_slow": "{}.rope.scaling.yarn_beta_slow",
-}
-
-
-def config_from_metadata(metadata: Mapping[str, object]) -> dict[str, object]:
-    """What the metadata of a GGUF file says under the keys of config.json; only what is there."""
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str):
-        return {}
-    config: dict[str, object] = {"model_type": _MODEL_TYPES.get(architecture, architecture)}
-    config |= _translated(metadata, architecture, _CONFIG_KEYS)
-    scaling = _translated(metadata, architecture, _ROPE_SCALING_KEYS)
-    if scaling.get("rope_type", "none") != "none":
-        config["rope_scaling"] = scaling
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if "vocab_size" not in config and isinstance(tokens, (tuple, LongArray)):
-        config["vocab_size"] = len(tokens) if isinstance(tokens, tuple) else tokens.length
-    return config
-
-
-def _translated(metadata: Mapping[str, object], architecture: str, keys: Mapping[str, str]) -> dict[str, object]:
-    values = {name: _plain(metadata.get(key.replace("{}", architecture))) for name, key in keys.items()}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _plain(value: object) -> object:
-    """A value as config.json has it: a list of one number for every layer becomes the number where all are equal."""
-    if isinstance(value, tuple):
-        if value and all(item == value[0] for item in value):
-            return _plain(value[0])
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return _shortest(value)
-    return None if isinstance(value, LongArray) else value
-
-
-def _shortest(value: float) -> float:
-    """The shortest decimal that is the same 32-bit float: 1e-05 rather than 9.999999747378752e-06."""
-    try:
-        single = struct.pack("<f", value)
-    except OverflowError:
-        return value
-    if struct.unpack("<f", single)[0] != value:
-        return value
-    return next((near for digits in range(6, 9) if struct.pack("<f", near := float(f"{value:.{digits}g}")) == single), value)
+        refuse(source, f"{source.size - end:,} bytes follow the last tensor")

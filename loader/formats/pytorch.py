@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import prod
-from typing import NamedTuple, NoReturn, TypeGuard
+from typing import NamedTuple, TypeGuard
 
 from ..dtypes import BITS, TORCH_NAMES
 from ..errors import InvalidCheckpointError
@@ -17,7 +17,7 @@ from ..sources import ByteSource
 from ..tensors import FileHeader, TensorEntry
 from .pickle_names import STORAGE_DTYPES, UNREADABLE_TENSORS, UNTYPED_STORAGES, Opaque, Storage, TensorRecord
 from .pickle_table import Unpickled, read_pickle
-from .sniffing import refuse_impostor
+from .refusal import refuse, refuse_impostor, refuse_tensor
 from .zip_directory import Member, NearbyReads, data_start, data_starts, read_directory
 
 MAX_PICKLE_BYTES = 32_000_000  # 100,000 tensors take 25 MB; a text of one wide character takes four times its bytes
@@ -53,23 +53,23 @@ def read_header(source: ByteSource) -> FileHeader:
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(nearby)
     if head[257:262] == b"ustar":
-        _refuse(source, "a tar archive, as PyTorch wrote before 0.1.10", hint="load it with an old PyTorch and save it again")
+        refuse(source, "a tar archive, as PyTorch wrote before 0.1.10", hint="load it with an old PyTorch and save it again")
     if head.startswith(b"\x80"):
         if _LEGACY_MAGIC.to_bytes(10, "little") not in head:
-            _refuse(source, "a Python pickle, but not one of torch.save", hint="convert it to safetensors")
+            refuse(source, "a Python pickle, but not one of torch.save", hint="convert it to safetensors")
         return _read_legacy(nearby)
     refuse_impostor(source, expected="PyTorch")
-    return _refuse(source, "not a PyTorch file: it is neither a zip archive nor a pickle", hint="download it again")
+    return refuse(source, "not a PyTorch file: it is neither a zip archive nor a pickle", hint="download it again")
 
 
 def _read_zip(source: ByteSource) -> FileHeader:
     members, directory_bytes = read_directory(source)
     folder = next(iter(members), "").partition("/")[0]
     if f"{folder}/constants.pkl" in members:
-        _refuse(source, "a TorchScript archive, a program rather than a table of tensors", hint=_USE_STATE_DICT)
+        refuse(source, "a TorchScript archive, a program rather than a table of tensors", hint=_USE_STATE_DICT)
     table = members.get(f"{folder}/data.pkl")
     if table is None:
-        _refuse(source, "a zip archive without PyTorch's data.pkl", hint="unzip it, or download it again")
+        refuse(source, "a zip archive without PyTorch's data.pkl", hint="unzip it, or download it again")
     _check_byte_order(source, members.get(f"{folder}/byteorder"))
     unpickled = read_pickle(_content(source, table, MAX_PICKLE_BYTES), file=source.name)
     prefix = f"{folder}/data/"
@@ -81,21 +81,21 @@ def _read_zip(source: ByteSource) -> FileHeader:
 
 def _check_byte_order(source: ByteSource, member: Member | None) -> None:
     if member is not None and _content(source, member, 16) != b"little":
-        _refuse(source, "its tensors are not little-endian", hint=_SAVE_AGAIN)
+        refuse(source, "its tensors are not little-endian", hint=_SAVE_AGAIN)
 
 
 def _content(source: ByteSource, member: Member, limit: int) -> bytes:
     if member.size > limit:
-        _refuse(source, f"the zip member '{member.name}' has {member.size:,} bytes, more than {limit:,}")
+        refuse(source, f"the zip member '{member.name}' has {member.size:,} bytes, more than {limit:,}")
     return source.read(data_start(source, member), member.size)
 
 
 def _read_legacy(source: ByteSource) -> FileHeader:
     magic, version, system, table, keys = pickles = _legacy_pickles(source)
     if magic.value != _LEGACY_MAGIC or version.value != _LEGACY_VERSION:
-        _refuse(source, f"version {_shown(version.value)} of PyTorch's old format is not known")
+        refuse(source, f"version {_shown(version.value)} of PyTorch's old format is not known")
     if not isinstance(system.value, dict) or system.value.get("little_endian") is not True:
-        _refuse(source, "its tensors are not little-endian", hint=_SAVE_AGAIN)
+        refuse(source, "its tensors are not little-endian", hint=_SAVE_AGAIN)
     names = frozenset[str]().union(*(part.foreign_names for part in pickles))
     return _header(source, replace(table, foreign_names=names), _legacy_places(source, table, keys), keys.end)
 
@@ -124,17 +124,17 @@ def _legacy_places(source: ByteSource, table: Unpickled, keys: Unpickled) -> dic
     """The storages follow the last pickle in the order of its keys, each after its number of elements."""
     storages = {storage.key: storage for storage in table.storages if isinstance(storage.key, str)}
     if not isinstance(keys.value, list) or not all(isinstance(key, str) and key in storages for key in keys.value):
-        _refuse(source, "its list of storages does not fit its tensors")
+        refuse(source, "its list of storages does not fit its tensors")
     places: dict[str, _Place] = {}
     position = keys.end
     for key in keys.value:
         places[key] = _Place(position + _COUNT_BYTES, _storage_bytes(storages[key], source.name))
         position += _COUNT_BYTES + places[key].nbytes
     if position != source.size:
-        _refuse(source, f"its storages end at byte {position:,}, but the file has {source.size:,}", hint="download it again")
+        refuse(source, f"its storages end at byte {position:,}, but the file has {source.size:,}", hint="download it again")
     for key in keys.value[:: max(1, len(keys.value) // _CHECKED)]:
         if int.from_bytes(source.read(places[key].start - _COUNT_BYTES, _COUNT_BYTES), "little") != storages[key].numel:
-            _refuse(source, f"its storage '{key}' has another number of elements than its tensors say")
+            refuse(source, f"its storage '{key}' has another number of elements than its tensors say")
     return places
 
 
@@ -144,9 +144,9 @@ def _header(source: ByteSource, unpickled: Unpickled, places: Mapping[str, _Plac
     reached: set[int] = set()
     for name, record in _named_tensors(unpickled.value, source):
         if name in tensors:
-            _refuse_tensor(source.name, name, "two tensors have this name")
+            refuse_tensor(source.name, name, "two tensors have this name")
         if len(tensors) == MAX_TENSORS:
-            _refuse(source, f"it lists more than {MAX_TENSORS:,} tensors")
+            refuse(source, f"it lists more than {MAX_TENSORS:,} tensors")
         tensors[name], contiguous = _entry(name, record, places, source.name)
         if not contiguous:
             strides[name] = record.stride
@@ -162,9 +162,9 @@ def _header(source: ByteSource, unpickled: Unpickled, places: Mapping[str, _Plac
 def _named_tensors(root: object, source: ByteSource) -> Iterator[tuple[str, TensorRecord]]:
     """Every tensor in dictionaries and lists, the names on the way to it joined by dots."""
     if isinstance(root, Opaque):
-        _refuse(source, f"it holds an object, {root.name}, and no table of tensors", hint=_USE_STATE_DICT)
+        refuse(source, f"it holds an object, {root.name}, and no table of tensors", hint=_USE_STATE_DICT)
     if not isinstance(root, (dict, list, tuple)):
-        _refuse(source, "it holds no table of tensors", hint=_USE_STATE_DICT)
+        refuse(source, "it holds no table of tensors", hint=_USE_STATE_DICT)
     left = _MAX_VALUES
     path = [("", _items(root))]
     while path:
@@ -175,21 +175,21 @@ def _named_tensors(root: object, source: ByteSource) -> Iterator[tuple[str, Tens
                 continue
             name = f"{prefix}{key}"
             if len(name) > _MAX_NAME_LENGTH:
-                _refuse_tensor(source.name, name[:100], f"its name has more than {_MAX_NAME_LENGTH:,} characters")
+                refuse_tensor(source.name, name[:100], f"its name has more than {_MAX_NAME_LENGTH:,} characters")
             if isinstance(child, TensorRecord):
                 yield name, child
             elif isinstance(child, Opaque):
                 if child.name in UNREADABLE_TENSORS:
-                    _refuse_tensor(source.name, name, f"it is {UNREADABLE_TENSORS[child.name]}", hint="save it as a plain tensor")
+                    refuse_tensor(source.name, name, f"it is {UNREADABLE_TENSORS[child.name]}", hint="save it as a plain tensor")
             else:
                 path.append((f"{name}.", _items(child)))
                 break
         else:
             path.pop()
         if len(path) > _MAX_DEPTH:
-            _refuse(source, f"its tables are nested more than {_MAX_DEPTH} deep, or contain themselves")
+            refuse(source, f"its tables are nested more than {_MAX_DEPTH} deep, or contain themselves")
         if left < 0:
-            _refuse(source, f"its tables have more than {_MAX_VALUES:,} entries")
+            refuse(source, f"its tables have more than {_MAX_VALUES:,} entries")
 
 
 def _items(table: dict[object, object] | list[object] | tuple[object, ...]) -> Iterator[tuple[object, object]]:
@@ -200,23 +200,23 @@ def _entry(name: str, record: TensorRecord, places: Mapping[str, _Place], file: 
     """The tensor's line of the table, and whether its elements lie one after the other."""
     storage, offset, shape, stride = record.storage, record.offset, record.shape, record.stride
     if not isinstance(storage, Storage) or not _is_size(offset) or not _are_sizes(shape) or not _are_sizes(stride):
-        _refuse_tensor(file, name, "its record is not (storage, offset, shape, strides)")
+        refuse_tensor(file, name, "its record is not (storage, offset, shape, strides)")
     if len(shape) != len(stride) or len(shape) > _MAX_DIMENSIONS:
-        _refuse_tensor(file, name, f"it has {len(shape)} dimensions and {len(stride)} strides")
+        refuse_tensor(file, name, f"it has {len(shape)} dimensions and {len(stride)} strides")
     if record.flags:
-        _refuse_tensor(file, name, "it is conjugated or negated: its bytes are not its values", hint="save it after .resolve_conj()")
+        refuse_tensor(file, name, "it is conjugated or negated: its bytes are not its values", hint="save it after .resolve_conj()")
     dtype = _dtype(name, record, storage, file)
     place = places.get(storage.key) if isinstance(storage.key, str) else None
     if place is None:
-        _refuse_tensor(file, name, f"its storage '{_shown(storage.key)}' is not in the file")
+        refuse_tensor(file, name, f"its storage '{_shown(storage.key)}' is not in the file")
     if place.nbytes != (needed := _storage_bytes(storage, file, name)):
-        _refuse_tensor(file, name, f"its storage should have {needed:,} bytes, but the file holds {place.nbytes:,}")
+        refuse_tensor(file, name, f"its storage should have {needed:,} bytes, but the file holds {place.nbytes:,}")
     width, count = BITS[dtype] // 8, prod(shape)
     if count * width > _MAX_SIZE:
-        _refuse_tensor(file, name, f"shape {shape} of {dtype} is more bytes than a file can have")
+        refuse_tensor(file, name, f"shape {shape} of {dtype} is more bytes than a file can have")
     reach = offset + (sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) + 1 if count else 0)
     if reach * width > place.nbytes:
-        _refuse_tensor(file, name, f"it reaches to byte {reach * width:,} of its storage, which has {place.nbytes:,}")
+        refuse_tensor(file, name, f"it reaches to byte {reach * width:,} of its storage, which has {place.nbytes:,}")
     return TensorEntry(name, dtype, shape, file, place.start + offset * width, count * width), _is_contiguous(shape, stride)
 
 
@@ -245,7 +245,7 @@ def _dtype(name: str, record: TensorRecord, storage: Storage, file: str) -> str:
         torch_name = storage.kind
         dtype = STORAGE_DTYPES.get(torch_name)
     if dtype is None:
-        _refuse_tensor(file, name, f"its type {torch_name} is not one that mlload reads")
+        refuse_tensor(file, name, f"its type {torch_name} is not one that mlload reads")
     return dtype
 
 
@@ -260,11 +260,3 @@ def _storage_bytes(storage: Storage, file: str, tensor: str | None = None) -> in
 def _shown(value: object) -> str:
     """A plain value as text; of anything else, which may be endless, only the kind."""
     return str(value) if isinstance(value, str) or _is_size(value) else type(value).__name__
-
-
-def _refuse(source: ByteSource, message: str, *, hint: str | None = None) -> NoReturn:
-    raise InvalidCheckpointError(message, file=source.name, hint=hint)
-
-
-def _refuse_tensor(file: str, name: str, message: str, *, hint: str | None = None) -> NoReturn:
-    raise InvalidCheckpointError(message, file=file, tensor=name, hint=hint)

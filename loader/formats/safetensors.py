@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import prod
-from typing import NoReturn, TypeGuard
+from typing import TypeGuard
 
 from ..dtypes import BITS
 from ..errors import InvalidCheckpointError
 from ..sources import ByteSource
 from ..strict_json import parse_object
 from ..tensors import FileHeader, TensorEntry
-from .sniffing import refuse_impostor
+from .refusal import refuse, refuse_impostor, refuse_tensor
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_TENSORS = 100_000  # the largest known checkpoint has 180,000 in all of its shards
@@ -33,7 +33,7 @@ def read_header(source: ByteSource) -> FileHeader:
     header = parse_object(source.read(_LENGTH_BYTES, data_start - _LENGTH_BYTES), file=source.name, unique_keys=True)
     metadata = _metadata(header.pop("__metadata__", None), source.name)
     if len(header) > MAX_TENSORS:
-        _refuse(source, f"the header lists {len(header):,} tensors, more than {MAX_TENSORS:,}")
+        refuse(source, f"the header lists {len(header):,} tensors, more than {MAX_TENSORS:,}")
     _check_names(header, source)
     tensors = [_entry(name, record, source.name, data_start) for name, record in header.items()]
     _check_layout(tensors, source, data_start)
@@ -43,14 +43,14 @@ def read_header(source: ByteSource) -> FileHeader:
 def _header_length(source: ByteSource) -> int:
     refuse_impostor(source, expected="safetensors")
     if source.size < _LENGTH_BYTES:
-        _refuse(source, f"the file has {source.size} bytes, too few for a header")
+        refuse(source, f"the file has {source.size} bytes, too few for a header")
     length = int.from_bytes(source.read(0, _LENGTH_BYTES), "little")
     if length > MAX_HEADER_BYTES:
-        _refuse(source, f"the header would have {length:,} bytes, more than the {MAX_HEADER_BYTES:,} that the format allows")
+        refuse(source, f"the header would have {length:,} bytes, more than the {MAX_HEADER_BYTES:,} that the format allows")
     if length > source.size - _LENGTH_BYTES:
-        _refuse(source, f"the header should have {length:,} bytes, but the file ends after {source.size - _LENGTH_BYTES:,}")
+        refuse(source, f"the header should have {length:,} bytes, but the file ends after {source.size - _LENGTH_BYTES:,}")
     if source.read(_LENGTH_BYTES, 1) != b"{":
-        _refuse(source, "the header does not begin with '{'")
+        refuse(source, "the header does not begin with '{'")
     return length
 
 
@@ -65,29 +65,29 @@ def _metadata(value: object, file: str) -> dict[str, object]:
 def _check_names(names: Collection[str], source: ByteSource) -> None:
     for name in names:
         if len(name) > _MAX_NAME_LENGTH:
-            _refuse_tensor(source.name, name, f"its name has more than {_MAX_NAME_LENGTH:,} characters")
+            refuse_tensor(source.name, name, f"its name has more than {_MAX_NAME_LENGTH:,} characters")
         if not name.isascii() and any("\ud800" <= char <= "\udfff" for char in name):
-            _refuse_tensor(source.name, name, "its name is not Unicode: half a surrogate pair stands alone")
+            refuse_tensor(source.name, name, "its name is not Unicode: half a surrogate pair stands alone")
     if sum(map(len, names)) > _MAX_NAMES_LENGTH:
-        _refuse(source, f"the names of its tensors have more than {_MAX_NAMES_LENGTH:,} characters")
+        refuse(source, f"the names of its tensors have more than {_MAX_NAMES_LENGTH:,} characters")
 
 
 def _entry(name: str, record: object, file: str, data_start: int) -> TensorEntry:
     if not isinstance(record, dict) or record.keys() != {"dtype", "shape", "data_offsets"}:
-        _refuse_tensor(file, name, "its record is not {dtype, shape, data_offsets}")
+        refuse_tensor(file, name, "its record is not {dtype, shape, data_offsets}")
     dtype, shape, offsets = record["dtype"], record["shape"], record["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        _refuse_tensor(file, name, f"unknown dtype {dtype!r}" if isinstance(dtype, str) else "its dtype is not a text")
+        refuse_tensor(file, name, f"unknown dtype {dtype!r}" if isinstance(dtype, str) else "its dtype is not a text")
     if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
-        _refuse_tensor(file, name, "its shape is not a list of sizes")
+        refuse_tensor(file, name, "its shape is not a list of sizes")
     if not _are_sizes(offsets) or len(offsets) != 2:
-        _refuse_tensor(file, name, "its data_offsets are not two positions")
+        refuse_tensor(file, name, "its data_offsets are not two positions")
     begin, end = offsets
     nbits = prod(shape) * BITS[dtype]
     if nbits % 8 or nbits // 8 > _MAX_SIZE:
-        _refuse_tensor(file, name, f"shape {shape} of {dtype} is not a whole number of bytes that a file can have")
+        refuse_tensor(file, name, f"shape {shape} of {dtype} is not a whole number of bytes that a file can have")
     if nbits // 8 != end - begin:
-        _refuse_tensor(
+        refuse_tensor(
             file, name, f"shape {shape} of {dtype} needs {nbits // 8:,} bytes, its data_offsets [{begin}, {end}] give {end - begin:,}"
         )
     return TensorEntry(name, dtype, tuple(shape), file, data_start + begin, end - begin)
@@ -114,17 +114,9 @@ def _check_layout(tensors: list[TensorEntry], source: ByteSource, data_start: in
                 if tensor.offset < expected
                 else f"leaves a hole of {tensor.offset - expected:,} bytes before it"
             )
-            _refuse_tensor(source.name, tensor.name, what)
+            refuse_tensor(source.name, tensor.name, what)
         expected += tensor.nbytes
         if expected > source.size:
-            _refuse_tensor(source.name, tensor.name, f"ends at byte {expected:,}, but the file has {source.size:,}: it is cut short")
+            refuse_tensor(source.name, tensor.name, f"ends at byte {expected:,}, but the file has {source.size:,}: it is cut short")
     if expected != source.size:
-        _refuse(source, f"{source.size - expected:,} bytes follow the last tensor")
-
-
-def _refuse(source: ByteSource, message: str) -> NoReturn:
-    raise InvalidCheckpointError(message, file=source.name)
-
-
-def _refuse_tensor(file: str, name: str, message: str) -> NoReturn:
-    raise InvalidCheckpointError(message, file=file, tensor=name)
+        refuse(source, f"{source.size - expected:,} bytes follow the last tensor")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from struct import Struct
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
-from ..errors import InvalidCheckpointError
 from ..sources import ByteSource
+from .refusal import refuse
 
 MAX_MEMBERS = 250_000
 _MAX_DIRECTORY_BYTES = 40_000_000
@@ -66,9 +66,9 @@ def read_directory(source: ByteSource) -> tuple[dict[str, Member], int]:
     """All members by name in the directory's order, and the directory's length in bytes."""
     offset, length, count = _directory_place(source)
     if count > MAX_MEMBERS:
-        _refuse(source, f"the zip directory lists {count:,} members, more than {MAX_MEMBERS:,}")
+        refuse(source, f"the zip directory lists {count:,} members, more than {MAX_MEMBERS:,}")
     if length > _MAX_DIRECTORY_BYTES:
-        _refuse(source, f"the zip directory has {length:,} bytes, more than {_MAX_DIRECTORY_BYTES:,}")
+        refuse(source, f"the zip directory has {length:,} bytes, more than {_MAX_DIRECTORY_BYTES:,}")
     data = source.read(offset, length)
     entries: list[Member] = []
     position = 0
@@ -76,7 +76,7 @@ def read_directory(source: ByteSource) -> tuple[dict[str, Member], int]:
         entry, position = _entry(source, data, position)
         entries.append(entry)
     if position != len(data):
-        _refuse(source, "the zip directory is longer than its entries")
+        refuse(source, "the zip directory is longer than its entries")
     return _members(source, entries, offset), length
 
 
@@ -86,51 +86,51 @@ def _directory_place(source: ByteSource) -> tuple[int, int, int]:
     tail = source.read(tail_start, source.size - tail_start)
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) < at + _END.size:
-        _refuse(source, "the end of the zip archive is missing: the file is cut short", hint="download it again")
+        refuse(source, "the end of the zip archive is missing: the file is cut short", hint="download it again")
     _, disk, first_disk, _, count, length, offset, comment = _END.unpack_from(tail, at)
     if disk or first_disk:
-        _refuse(source, "the zip archive is one of several parts")
+        refuse(source, "the zip archive is one of several parts")
     if at + _END.size + comment != len(tail):
-        _refuse(source, "bytes follow the end of the zip archive")
+        refuse(source, "bytes follow the end of the zip archive")
     end = tail_start + at
     if at >= _END64_PLACE.size and tail[at - _END64_PLACE.size :].startswith(b"PK\x06\x07"):
         end, count, length, offset = _zip64_place(source, end - _END64_PLACE.size)
     if offset + length != end:
-        _refuse(source, f"the zip directory of {length:,} bytes at {offset:,} does not end at {end:,}, where the archive's end begins")
+        refuse(source, f"the zip directory of {length:,} bytes at {offset:,} does not end at {end:,}, where the archive's end begins")
     return offset, length, count
 
 
 def _zip64_place(source: ByteSource, locator: int) -> tuple[int, int, int, int]:
     _, _, end, _ = _END64_PLACE.unpack(source.read(locator, _END64_PLACE.size))
     if end + _END64.size != locator:
-        _refuse(source, "the zip64 record is not where the archive says")
+        refuse(source, "the zip64 record is not where the archive says")
     signature, _, _, _, disk, first_disk, _, count, length, offset = _END64.unpack(source.read(end, _END64.size))
     if signature != b"PK\x06\x06" or disk or first_disk:
-        _refuse(source, "the zip64 record is broken")
+        refuse(source, "the zip64 record is broken")
     return end, count, length, offset
 
 
 def _entry(source: ByteSource, data: bytes, position: int) -> tuple[Member, int]:
     """The member that the entry at `position` describes, still without its limit, and where the next entry begins."""
     if position + _ENTRY.size > len(data):
-        _refuse(source, "the zip directory is shorter than its entries")
+        refuse(source, "the zip directory is shorter than its entries")
     fields = _ENTRY.unpack_from(data, position)
     flags, method, stored, size = fields[3], fields[4], fields[8], fields[9]
     name_length, extra_length, comment_length, header = fields[10], fields[11], fields[12], fields[16]
     name_end = position + _ENTRY.size + name_length
     end = name_end + extra_length + comment_length
     if fields[0] != b"PK\x01\x02" or end > len(data):
-        _refuse(source, "an entry of the zip directory is broken")
+        refuse(source, "an entry of the zip directory is broken")
     try:
         name = data[name_end - name_length : name_end].decode()
     except UnicodeDecodeError:
-        _refuse(source, "a name in the zip directory is not UTF-8")
+        refuse(source, "a name in the zip directory is not UTF-8")
     if _IN_ZIP64 in (size, stored, header):
         size, stored, header = _zip64_sizes(source, name, data[name_end : name_end + extra_length], (size, stored, header))
     if flags & _ENCRYPTED:
-        _refuse(source, f"the zip member '{name}' is encrypted")
+        refuse(source, f"the zip member '{name}' is encrypted")
     if method or stored != size:
-        _refuse(source, f"the zip member '{name}' is compressed", hint="save it again with torch.save")
+        refuse(source, f"the zip member '{name}' is compressed", hint="save it again with torch.save")
     return Member(name, header, size, bool(flags & _DESCRIPTOR), limit=0), end
 
 
@@ -144,7 +144,7 @@ def _zip64_sizes(source: ByteSource, name: str, extra: bytes, values: tuple[int,
             wide = [value for (value,) in _U64.iter_unpack(field[: len(field) // 8 * 8])]
         extra = extra[4 + length :]
     if len(wide) < values.count(_IN_ZIP64):
-        _refuse(source, f"the zip member '{name}' has no 64-bit size")
+        refuse(source, f"the zip member '{name}' has no 64-bit size")
     rest = iter(wide)
     return [next(rest) if value == _IN_ZIP64 else value for value in values]
 
@@ -159,9 +159,9 @@ def _members(source: ByteSource, entries: Sequence[Member], directory: int) -> d
     for entry in entries:
         member = entry._replace(limit=limits[entry.header])
         if member.name.lower() in seen:
-            _refuse(source, f"the zip member '{member.name}' stands twice")
+            refuse(source, f"the zip member '{member.name}' stands twice")
         if member.header + _LOCAL.size + len(member.name.encode()) + member.size > member.limit:
-            _refuse(source, f"the zip member '{member.name}' overlaps what follows it")
+            refuse(source, f"the zip member '{member.name}' overlaps what follows it")
         seen.add(member.name.lower())
         members[member.name] = member
     return members
@@ -172,13 +172,13 @@ def data_start(source: ByteSource, member: Member) -> int:
     name = member.name.encode()
     header = source.read(member.header, _LOCAL.size + len(name))
     if len(header) < _LOCAL.size + len(name):
-        _refuse(source, f"the zip member '{member.name}' lies beyond the end of the file")
+        refuse(source, f"the zip member '{member.name}' lies beyond the end of the file")
     signature, _, _, method, _, _, _, _, _, name_length, extra_length = _LOCAL.unpack_from(header)
     start = member.header + _LOCAL.size + name_length + extra_length
     if signature != b"PK\x03\x04" or method or header[_LOCAL.size :] != name or name_length != len(name):
-        _refuse(source, f"the local header of the zip member '{member.name}' does not fit the zip directory")
+        refuse(source, f"the local header of the zip member '{member.name}' does not fit the zip directory")
     if start + member.size > member.limit:
-        _refuse(source, f"the zip member '{member.name}' overlaps what follows it")
+        refuse(source, f"the zip member '{member.name}' overlaps what follows it")
     return start
 
 
@@ -200,7 +200,3 @@ def _computed_start(member: Member) -> int | None:
     ends = [member.limit - length for length in (_TORCH_DESCRIPTORS if member.described else (0,))]
     fitting = [end - member.size for end in ends if (end - member.size) % _TORCH_ALIGNMENT == 0 and end - member.size >= earliest]
     return fitting[0] if len(fitting) == 1 else None
-
-
-def _refuse(source: ByteSource, message: str, *, hint: str | None = None) -> NoReturn:
-    raise InvalidCheckpointError(message, file=source.name, hint=hint)

@@ -12,7 +12,8 @@ import pytest
 
 from mlload.loader.dtypes import GGUF_TYPES
 from mlload.loader.errors import InvalidCheckpointError
-from mlload.loader.formats.gguf import LongArray, config_from_metadata, read_header
+from mlload.loader.formats.gguf import LongArray, read_header
+from mlload.loader.formats.gguf_config import config_from_metadata, file_type
 from mlload.loader.tensors import FileHeader
 
 PLAIN = ["float32", "float16", "float64", "int8", "int16", "int32", "int64"]
@@ -326,3 +327,13 @@ def test_config_leaves_out_what_was_skipped() -> None:
     metadata = {"general.architecture": "llama", "llama.attention.head_count_kv": LongArray("INT32", 90)}
 
     assert config_from_metadata(metadata) == {"model_type": "llama"}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in gguf.LlamaFileType if kind.name != "GUESSED"], ids=lambda kind: kind.name)
+def test_file_type_has_the_name_that_llama_cpp_gives_it(kind: gguf.LlamaFileType) -> None:
+    assert file_type({"general.file_type": kind.value}) == kind.name.removeprefix("ALL_").removeprefix("MOSTLY_")
+
+
+@pytest.mark.parametrize("value", [None, True, "15", 999])
+def test_file_type_that_is_none_is_not_said(value: object) -> None:
+    assert file_type({"general.file_type": value}) is None

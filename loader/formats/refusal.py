@@ -1,6 +1,8 @@
-"""What a file really holds, from its first bytes: the usual impostors under the name of a weights file."""
+"""How a reader refuses a file: each error names the file and the tensor, and the usual impostors are told by their first bytes."""
 
 from __future__ import annotations
+
+from typing import NoReturn
 
 from ..errors import InvalidCheckpointError
 from ..sources import ByteSource
@@ -21,16 +23,24 @@ _IMPOSTORS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
 )
 
 
+def refuse(source: ByteSource, message: str, *, hint: str | None = None) -> NoReturn:
+    """Raise InvalidCheckpointError about the whole of `source`."""
+    raise InvalidCheckpointError(message, file=source.name, hint=hint)
+
+
+def refuse_tensor(file: str, name: str, message: str, *, hint: str | None = None) -> NoReturn:
+    """Raise InvalidCheckpointError about the tensor `name` in `file`."""
+    raise InvalidCheckpointError(message, file=file, tensor=name, hint=hint)
+
+
 def refuse_impostor(source: ByteSource, *, expected: str) -> None:
     """Raise InvalidCheckpointError, with the way out, if `source` is empty or known to be something else than `expected`."""
     if source.size == 0:
-        raise InvalidCheckpointError("the file is empty", file=source.name, hint="download it again")
+        refuse(source, "the file is empty", hint="download it again")
     head = source.read(0, 64)
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for signatures, what, way_out in _IMPOSTORS:
         if start.startswith(signatures):
-            raise InvalidCheckpointError(f"not a {expected} file: it is {what}", file=source.name, hint=way_out)
+            refuse(source, f"not a {expected} file: it is {what}", hint=way_out)
     if not any(head):
-        raise InvalidCheckpointError(
-            f"not a {expected} file: it begins with zeros", file=source.name, hint="the download broke off; fetch it again"
-        )
+        refuse(source, f"not a {expected} file: it begins with zeros", hint="the download broke off; fetch it again")
