@@ -60,10 +60,11 @@ def inspect(
         from .inspect_tables import inspect_tables
 
         print_tables(inspect_tables(report, unfold=layers))
-    if strict and report.problems:
+    count = sum(problem.severity != "note" for problem in report.problems)
+    if strict and count:
         from ..loader.errors import ThresholdExceededError
 
-        raise ThresholdExceededError(f"{model} has {len(report.problems)} problem{'s' * (len(report.problems) > 1)}")
+        raise ThresholdExceededError(f"{model} has {count} problem{'s' * (count > 1)}")
 
 
 def _chosen(checkpoint: Checkpoint, pattern: str | None, regex: str | None) -> list[TensorEntry]:

@@ -18,7 +18,7 @@ _BAR = 16  # columns of a whole share
 _MOST_FILES = 12
 _MOST_ROWS = 1_000  # of parts
 _LONG_CONTEXT = 8192  # tokens for which the cache is shown beside the model's own context
-
+_SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 # A row's style and its cells.
 _Row = tuple[str | None, tuple[str, ...]]
@@ -59,10 +59,12 @@ def _facts(report: InspectReport) -> Table:
 
 def _fact_lines(report: InspectReport) -> Iterator[tuple[str, str]]:
     active = f", {format_count(report.active_parameters)} active for a token" if report.active_parameters else ""
+    yield "name", printable(report.name or "", limit=120)
     yield "parameters", f"{format_count(report.parameters)} ({report.parameters:,}){active}"
     weights = [file for file in report.files if file.role == "weights"]
     shards = f" in {len(weights)} shards" if len(weights) > 1 else ""
-    yield "weights", f"{format_bytes(report.bytes)} ({report.bytes:,} bytes), {report.format}{shards}, {report.tensors:,} tensors"
+    kind = f"{report.format} {report.file_type}" if report.file_type else report.format
+    yield "weights", f"{format_bytes(report.bytes)} ({report.bytes:,} bytes), {kind}{shards}, {report.tensors:,} tensors"
     yield "quantized", _quantization(report)
     yield "layers", _shape(report)
     yield "experts", _experts(report)
@@ -224,11 +226,11 @@ def _files(report: InspectReport) -> Table:
 
 
 def _problems(problems: tuple[Problem, ...]) -> Iterator[Text]:
-    if not problems:
+    if all(problem.severity == "note" for problem in problems):
         yield Text("no problems found", style="green")
     for problem in problems:
         where = ": ".join(printable(part, limit=120) for part in (problem.file, problem.tensor) if part is not None)
-        line = Text(f"{problem.severity}: ", style="bold red" if problem.severity == "error" else "yellow")
+        line = Text(f"{problem.severity}: ", style=_SEVERITY_STYLES[problem.severity])
         line.append(f"{where}: " if where else "", style="bold")
         line.append(printable(problem.message, limit=300), style="default")
         yield line

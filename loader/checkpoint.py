@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .errors import InvalidCheckpointError, NotFoundError
 from .formats import format_of
-from .layout import find_layout, likely_shards, shards_of_index
+from .layout import find_layout, is_read_in_series, layout_problems, likely_shards, shards_of_index
 from .problems import Problem, first_few
 from .reference import HubReference, LocalReference, is_registered, parse_reference
 from .sources import CheckpointSource
@@ -114,7 +114,8 @@ def _read_local(reference: str, path: Path, file: str | None) -> Checkpoint:
     if format_of(path.name) is None:
         hint = "name the folder of the model, or a .safetensors, .gguf or .bin file"
         raise NotFoundError(f"{path} is not a folder, and no weights file that mlload reads", hint=hint)
-    return _Reading(reference, LocalFolder(path.parent, kind="file", only=path.name), path.name).checkpoint()
+    only = None if is_read_in_series(path.name) else path.name
+    return _Reading(reference, LocalFolder(path.parent, kind="file", only=only), path.name).checkpoint()
 
 
 def _read_folder(reference: str, path: Path, file: str | None) -> Checkpoint:
@@ -134,14 +135,15 @@ class _Reading:
     def __init__(self, reference: str, source: CheckpointSource, file: str | None) -> None:
         self.reference = reference
         self.source = source
-        self.layout, problems = find_layout(source.files, location=source.location, file=file)
-        self.problems = [*source.problems, *problems]
+        self.layout, self.beside = find_layout(source.files, location=source.location, file=file)
+        self.problems = list(source.problems)
 
     def checkpoint(self) -> Checkpoint:
         """Everything, in the order that needs the fewest round trips."""
         self.source.announce(likely_shards(self.layout, self.source.files))
         config = self._read_json("config.json", _MAX_CONFIG_BYTES)
         weight_map, total_size = self._read_index()
+        self.problems.extend(layout_problems(self.layout, self.beside, weight_map))
         shards = self._present(tuple(sorted(set(weight_map.values()))) if weight_map else self.layout.shards)
         headers, extras = self._read_headers(shards, weight_map)
         for shard, header in zip(shards, headers, strict=True):

@@ -16,6 +16,7 @@ from .architecture.quantization import Quantization, weights_in
 from .architecture.structure import modality_of
 from .checkpoint import Checkpoint
 from .formats import format_of
+from .formats.gguf_config import file_type
 from .problems import Problem
 from .tensors import TensorEntry, stored_once
 from .validation import find_problems
@@ -104,6 +105,8 @@ class InspectReport:
     revision: str | None
     license: str | None
     format: str
+    name: str | None
+    file_type: str | None
     family: str | None
     architecture: str
     version: str | None
@@ -174,6 +177,8 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         revision=checkpoint.revision,
         license=checkpoint.license,
         format=checkpoint.format,
+        name=name if isinstance(name := checkpoint.metadata.get("general.name"), str) else None,
+        file_type=file_type(checkpoint.metadata),
         family=architecture.family,
         architecture=architecture.architecture.value,
         version=architecture.version,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 _MOST_NAMED = 5  # of one kind, before the rest are only counted
@@ -11,9 +12,9 @@ _MOST_NAMED = 5  # of one kind, before the rest are only counted
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One finding. An `error` would make loading fail or give a wrong model; a `warning` is worth knowing."""
+    """One finding. An `error` would make loading fail or give a wrong model; a `warning` is odd; a `note` is no fault."""
 
-    severity: Literal["error", "warning"]
+    severity: Literal["error", "warning", "note"]
     code: str
     message: str
     file: str | None = None
@@ -22,7 +23,9 @@ class Problem:
 
 def first_few(problems: Iterable[Problem]) -> Iterator[Problem]:
     """The first few of one kind of problem, and one that counts the rest."""
-    every = list(problems)
-    yield from every[:_MOST_NAMED]
-    if len(every) > _MOST_NAMED:
-        yield replace(every[0], message=f"{len(every) - _MOST_NAMED:,} more like these: {every[0].message}", file=None, tensor=None)
+    left = iter(problems)
+    named = list(islice(left, _MOST_NAMED))
+    yield from named
+    rest = sum(1 for _ in left)  # there may be a million: none of them is kept
+    if rest:
+        yield replace(named[0], message=f"{rest:,} more like these: {named[0].message}", file=None, tensor=None)

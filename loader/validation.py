@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from .architecture import Stack
 from .architecture.config_view import ConfigView
 from .checkpoint import Checkpoint
-from .layout import is_numbered
+from .layout import is_numbered, is_read_in_series
 from .problems import Problem, first_few
 from .tensors import TensorEntry, stored_once
 
@@ -24,8 +24,9 @@ def _spanning_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
     if checkpoint.index is not None:
         yield from _index_problems(checkpoint)
         yield from _total_size_problem(checkpoint)
-    elif len(checkpoint.shards) > 1:
+    elif len(checkpoint.shards) > 1 and not is_read_in_series(checkpoint.shards[0]):
         yield Problem("warning", "no-index", f"{len(checkpoint.shards)} shards without an index: all of them were read")
+    yield from _split_problem(checkpoint)
     yield from _count_problem(checkpoint)
     if checkpoint.config is None:
         yield Problem("warning", "no-config", "there is no config.json: the architecture was told from tensor names")
@@ -60,6 +61,14 @@ def _total_size_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
         return
     said = total_size if isinstance(total_size, int | float | str) else f"a {type(total_size).__name__} for the"
     yield Problem("warning", "total-size", f"the index says {said} bytes in all, the shards hold {everything:,}", file=checkpoint.index)
+
+
+def _split_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
+    """Parts of a GGUF file that its metadata tells of, where its name does not."""
+    count, present = checkpoint.metadata.get("split.count"), len(checkpoint.shards)
+    if type(count) is int and count > present and not any(problem.code == "missing-shard" for problem in checkpoint.reading_problems):
+        message = f"it is one of {count:,} parts by its split.count, but {present} {'is' if present == 1 else 'are'} there"
+        yield Problem("error", "missing-shard", message, file=checkpoint.shards[0])
 
 
 def _count_problem(checkpoint: Checkpoint) -> Iterator[Problem]:

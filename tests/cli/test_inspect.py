@@ -100,6 +100,13 @@ def test_untrusted_names_can_not_reach_the_terminal(run: Run, single: Path) -> N
     assert "\x1b" not in text
 
 
+def test_notes_are_no_problems(run: Run, llama: Path) -> None:
+    (llama / "pytorch_model.bin").touch()
+    outcome = run("inspect", llama, "--strict")
+    assert outcome.code == 0
+    assert "no problems found\nnote: 2 sets of weights side by side" in outcome.out
+
+
 def test_a_file_is_inspected_alone(run: Run, llama: Path) -> None:
     answer = run("inspect", llama / "model-00001-of-00002.safetensors", "--json").json
     assert (answer["source"], answer["tensors"]) == ("file", 11)

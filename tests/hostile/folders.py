@@ -144,7 +144,7 @@ LAYOUTS = (
     _odd("several-layouts", both(config(), files({"pytorch_model.bin": b"PK\x03\x04", "model.gguf": b"GGUF"})), "several-layouts"),
     _odd("file-and-index", both(mapped(), files({WEIGHTS: _LLAMA})), "several-layouts"),
     _odd("file-and-a-shard-left-over", both(config(), files({SHARDS[0]: _TINY})), "several-layouts"),
-    _odd("two-single-files", files({"a.safetensors": _TINY, "b.safetensors": _TINY, CONFIG: {}}), "several-layouts"),
+    Case("broken", "two-single-files", files({"a.safetensors": _TINY, "b.safetensors": _TINY, CONFIG: {}}), 2, ("b.safetensors", "--file")),
     _odd("shards-without-index-one-missing", files({SHARDS[0]: _LLAMA, CONFIG: LLAMA_CONFIG}), "missing-shard"),
     _odd("readme-of-binary", both(config(), files({"README.md": bytes(range(256)) * 100}))),
     _odd(

@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 
+import mlload
 from mlload.loader.dtypes import GGUF_TYPES
 from mlload.loader.errors import InvalidCheckpointError
 from mlload.loader.formats.gguf import LongArray, read_header
@@ -337,3 +338,43 @@ def test_file_type_has_the_name_that_llama_cpp_gives_it(kind: gguf.LlamaFileType
 @pytest.mark.parametrize("value", [None, True, "15", 999])
 def test_file_type_that_is_none_is_not_said(value: object) -> None:
     assert file_type({"general.file_type": value}) is None
+
+
+# A file split by llama.cpp's tools
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    """A Llama in three parts."""
+    writer = gguf.GGUFWriter(tmp_path / "llama.gguf", "llama", split_max_tensors=2)
+    writer.add_name("Tiny")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
+    for name in ("token_embd", "blk.0.ffn_up", "blk.0.ffn_down", "output_norm", "output"):
+        writer.add_tensor(f"{name}.weight", np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tmp_path / "llama-00001-of-00003.gguf"
+
+
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_naming_one_part_reads_the_whole_series(split: Path, part: int) -> None:
+    report = mlload.inspect(split.with_name(f"llama-0000{part}-of-00003.gguf"))
+
+    assert (report.source, report.tensors, report.problems) == ("file", 5, ())
+    assert (report.family, report.name, report.file_type) == ("llama", "Tiny", "Q4_K_M")
+
+
+def test_a_missing_part_is_a_problem(split: Path) -> None:
+    split.with_name("llama-00002-of-00003.gguf").unlink()
+
+    (problem,) = mlload.inspect(split).problems
+    assert (problem.severity, problem.code, problem.file) == ("error", "missing-shard", "llama-00002-of-00003.gguf")
+
+
+def test_a_part_under_another_name_tells_that_it_is_one(split: Path) -> None:
+    alone = split.rename(split.with_name("alone.gguf"))
+
+    (problem,) = mlload.inspect(alone).problems
+    assert (problem.code, problem.message) == ("missing-shard", "it is one of 3 parts by its split.count, but 1 is there")
