@@ -8,6 +8,7 @@ from .errors import InvalidCheckpointError
 
 _MAX_VALUES = 1_200_000  # commas and brackets; a header of 100,000 tensors has some 900,000
 _MAX_QUOTES = 1_200_000  # keys and texts cost the most memory: 300 bytes each; an index of 250,000 tensors has a million quotes
+_MAX_DEPTH = 100  # far below where Python's own recursion ends, on whatever is done with it later
 _MAX_WIDE_BYTES = 25_000_000  # non-ASCII text takes up to four bytes a character once decoded
 
 
@@ -37,7 +38,19 @@ def parse_object(data: bytes, *, file: str, unique_keys: bool = False) -> dict[s
         raise InvalidCheckpointError(f"not valid JSON: {reason}", file=file) from None
     if not isinstance(value, dict):
         raise InvalidCheckpointError(f"JSON holds a {type(value).__name__}, not an object", file=file)
+    # Those whose keys are unique are flat tables, which their readers check entry by entry.
+    if not unique_keys and _is_deeper(value, _MAX_DEPTH):
+        raise InvalidCheckpointError("JSON is nested too deeply", file=file)
     return value
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """Whether more than `depth` objects and lists lie in one another."""
+    level = [value]
+    for _ in range(depth):
+        inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list))
+        level = [child for children in inner for child in children if isinstance(child, dict | list)]
+    return bool(level)
 
 
 def _check_budget(data: bytes, file: str) -> None:
