@@ -9,6 +9,12 @@ from typing import Protocol
 from ..problems import Problem
 
 
+def license_text(value: object) -> str | None:
+    """A model card's licence, or its several licences, as one line; None where it names none."""
+    names = [name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str) and name]
+    return ", ".join(names) or None
+
+
 class ByteSource(Protocol):
     """Random access to the bytes of one file."""
 

@@ -20,7 +20,7 @@ from ..problems import Problem
 from ..reference import HubReference, similar_name
 from ..strict_json import parse_object
 from ..text import printable
-from . import ByteSource
+from . import ByteSource, license_text
 from .http import HttpClient, Response
 from .hub_cache import COMMIT, DEFAULT_REVISION, cached_commit, snapshot_folder
 from .local import LocalFile, LocalFolder
@@ -114,8 +114,7 @@ class HubRepository:
             raise NetworkError(f"{constants.ENDPOINT} answered without a commit and a list of files", hint="is HF_ENDPOINT a hub?")
         self.revision: str = sha
         self.files: Mapping[str, int] = dict(_listed(line) for line in siblings if _is_listed(line))
-        licence = card.get("license") if isinstance(card, dict) else None
-        self.license: str | None = licence if isinstance(licence, str) else None
+        self.license: str | None = license_text(card.get("license")) if isinstance(card, dict) else None
 
     def _url(self, name: str, revision: str | None = None) -> str:
         return f"{constants.ENDPOINT}/{self.location}/resolve/{revision or self.revision}/{quote(name)}"

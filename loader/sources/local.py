@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import InvalidCheckpointError, NotFoundError
 from ..formats import format_of
 from ..problems import Problem
+from . import license_text
 
 _MAX_LISTED_FILES = 100_000
 _FRONT_MATTER_BYTES = 8192
@@ -134,7 +135,17 @@ class LocalFolder:
         with self.open("README.md") as card:
             lines = card.read(0, _FRONT_MATTER_BYTES).decode("utf-8", "replace").splitlines()
         front = takewhile(lambda line: line.strip() != "---", lines[1:]) if lines[:1] == ["---"] else ()
-        return next((line.removeprefix("license:").strip(" \"'") for line in front if line.startswith("license:")), None)
+        return _license_in(list(front))
+
+
+def _license_in(front: list[str]) -> str | None:
+    """The value of the key `license`, which may be a list in brackets or one of a line each."""
+    for number, line in enumerate(front):
+        if line.startswith("license:"):
+            value = line.removeprefix("license:").strip()
+            items = value.strip("[]").split(",") if value else takewhile(lambda line: line.lstrip().startswith("- "), front[number + 1 :])
+            return license_text([item.strip(" -\"'") for item in items])
+    return None
 
 
 def _sizes(path: Path) -> dict[str, int]:

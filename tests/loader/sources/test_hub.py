@@ -53,6 +53,12 @@ def test_report_equals_that_of_the_folder(ask: Ask, llama: Path) -> None:
     assert remote["license"] == "mit"
 
 
+def test_several_licences_of_a_model_card(server: HubServer, ask: Ask, llama: Path) -> None:
+    (llama / "README.md").write_text("---\nlicense:\n- mit\n- apache-2.0\n---\n")
+    server.add("org/licensed", llama)
+    assert ask("org/licensed").json["license"] == "mit, apache-2.0"
+
+
 def test_nothing_is_downloaded_or_written(ask: Ask, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert ask().code == 0
