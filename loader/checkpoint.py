@@ -124,7 +124,7 @@ def _read_folder(reference: str, path: Path, file: str | None) -> Checkpoint:
     try:
         return _Reading(reference, source, file).checkpoint()
     except NotFoundError as error:
-        if is_registered(reference):
+        if is_registered(reference) and path == Path(reference):
             raise NotFoundError(error.message, hint=f"this folder hides the model that is registered as '{reference}'") from None
         raise
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from .errors import InvalidCheckpointError, NotFoundError, UsageError
 from .formats import FORMATS, Format, format_of
 from .problems import Problem, first_few
-from .text import printable
+from .text import did_you_mean, printable
 
 _INDEX_SUFFIX = ".index.json"
 # Most write five digits, DeepSeek six, others fewer; Meta numbers parts that hold a slice of every tensor each.
@@ -136,7 +136,7 @@ def is_read_in_series(file: str) -> bool:
 
 def _named(files: Mapping[str, int], file: str, location: str) -> Layout:
     if file not in files:
-        raise NotFoundError(f"{location} has no file '{printable(file)}'")
+        raise NotFoundError(f"{location} has no file '{printable(file)}'", hint=did_you_mean(file, files))
     in_series = is_read_in_series(file)
     found = next((each for each in _layouts(files if in_series else (file,)) if file in (each.index, *each.shards)), None)
     if found is None:

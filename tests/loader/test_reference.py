@@ -56,6 +56,11 @@ def test_every_registered_model_has_an_id_or_a_folder() -> None:
         assert line["summary"]
 
 
+def test_a_registered_model_does_not_hide_itself() -> None:
+    with pytest.raises(mlload.NotFoundError, match=r"no file 'config\.jsn'; did you mean 'config\.json'\?$"):
+        mlload.inspect("tiny", file="config.jsn")
+
+
 def test_a_folder_that_hides_a_registered_name_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
