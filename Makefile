@@ -25,7 +25,7 @@ clean:
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# Only CPU wheels of torch are wanted; constraints.txt names the version that has one.
+# constraints.txt names the versions that the tests run with.
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
 	touch $@
