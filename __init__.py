@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         detect_architecture_from_tensors,
     )
     from .loader.checkpoint import Checkpoint
-    from .loader.diff import diff
+    from .loader.diff import DiffReport, diff
     from .loader.errors import (
         AccessDeniedError,
         DoesNotFitError,
@@ -37,6 +37,7 @@ _MODULES = {
     "detect_architecture": ".loader.architecture",
     "detect_architecture_from_tensors": ".loader.architecture",
     "Checkpoint": ".loader.checkpoint",
+    "DiffReport": ".loader.diff",
     "diff": ".loader.diff",
     "AccessDeniedError": ".loader.errors",
     "DoesNotFitError": ".loader.errors",
@@ -55,6 +56,7 @@ __all__ = [
     "AccessDeniedError",
     "ArchitectureConfig",
     "Checkpoint",
+    "DiffReport",
     "DoesNotFitError",
     "InspectReport",
     "InvalidCheckpointError",

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..loader.text import counted
 from .options import Debug, File, Json, Model
-from .output import print_json, print_tables
+from .output import note, print_json, print_tables, terminal_width
 
 if TYPE_CHECKING:
     from ..loader.checkpoint import Checkpoint
@@ -20,12 +21,21 @@ def inspect(
     pattern: Annotated[
         str | None, typer.Argument(metavar="[PATTERN]", help="List the tensors whose names match this glob.", show_default=False)
     ] = None,
-    tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors: all of them, or those that match PATTERN.")] = False,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="List the tensors: all of them, or those that match PATTERN. With --diff: unfold.")
+    ] = False,
     regex: Annotated[
         str | None, typer.Option("--regex", metavar="EXPRESSION", help="List the tensors in whose names this finds something.")
     ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Unfold the layers: a row for each.")] = False,
-    diff: Annotated[str | None, typer.Option("--diff", metavar="OTHER", help="Show what differs from another checkpoint instead.")] = None,
+    diff: Annotated[
+        str | None,
+        typer.Option(
+            "--diff",
+            metavar="OTHER",
+            help="Show what differs from another checkpoint instead (with PATTERN or --regex: among these tensors).",
+        ),
+    ] = None,
     file: File = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 7 if there are problems (with --diff: differences).")] = False,
     as_json: Json = False,
@@ -36,8 +46,13 @@ def inspect(
     Reads headers only: family, parameters, bytes, layers, quantization, context, cache, files and problems.
     """
     del debug  # read where errors are turned into lines
+    listing = tensors or pattern is not None or regex is not None
+    if layers and (listing or diff is not None):
+        from ..loader.errors import UsageError
+
+        raise UsageError("--layers does not go with --diff or with a list of tensors", hint="--tensors unfolds what --diff shows")
     if diff is not None:
-        _show_diff(model, diff, as_json=as_json, strict=strict)
+        _show_diff(model, diff, file, pattern, regex, unfold=tensors, as_json=as_json, strict=strict)
         return
     from ..loader.checkpoint import Checkpoint
 
@@ -46,49 +61,52 @@ def inspect(
     from ..loader.inspection import inspect as inspect_checkpoint
 
     if not as_json:
-        import_module(".inspect_tables", __package__)
+        import_module(".tensor_tables" if listing else ".inspect_tables", __package__)
     checkpoint = opened()
     report = inspect_checkpoint(checkpoint)
-    listed = _chosen(checkpoint, pattern, regex) if tensors or pattern is not None or regex is not None else None
+    listed = _chosen(checkpoint, pattern, regex) if listing else None
     if as_json:
         print_json(report.to_json() | ({} if listed is None else {"tensor_table": [each._asdict() for each in listed]}))
     elif listed is not None:
         from .tensor_tables import tensor_table
 
-        print_tables(tensor_table(listed, checkpoint))
+        print_tables(tensor_table(listed, checkpoint, width=terminal_width()))
     else:
         from .inspect_tables import inspect_tables
 
-        print_tables(inspect_tables(report, unfold=layers))
+        print_tables(inspect_tables(report, unfold=layers, width=terminal_width()))
     count = sum(problem.severity != "note" for problem in report.problems)
     if strict and count:
         from ..loader.errors import ThresholdExceededError
 
-        raise ThresholdExceededError(f"{model} has {count} problem{'s' * (count > 1)}")
+        raise ThresholdExceededError(f"{model} has {counted(count, 'problem')}")
 
 
 def _chosen(checkpoint: Checkpoint, pattern: str | None, regex: str | None) -> list[TensorEntry]:
-    """The tensors that the glob and the regular expression choose, all without either."""
-    from ..loader.selection import select_glob, select_regex
+    """The tensors that the glob and the regular expression choose, all without either. That it is none is an answer, and said."""
+    from ..loader.selection import nearest, select
 
-    names = list(checkpoint.tensors)
-    if pattern is not None:
-        names = select_glob(names, pattern)
-    if regex is not None:
-        names = select_regex(names, regex)
+    names = select(checkpoint.tensors, glob=pattern, regex=regex)
+    wanted = pattern if regex is None else regex
+    if wanted is not None and not names:
+        note(f"no tensor matches '{wanted}'; {nearest(list(checkpoint.tensors), wanted)}")
     return [checkpoint.tensors[name] for name in names]
 
 
-def _show_diff(model: str, other: str, *, as_json: bool, strict: bool) -> None:
+def _show_diff(
+    model: str, other: str, file: str | None, pattern: str | None, regex: str | None, *, unfold: bool, as_json: bool, strict: bool
+) -> None:
     from ..loader.diff import diff as diff_checkpoints
 
-    report = diff_checkpoints(model, other)
+    report = diff_checkpoints(model, other, file=file, glob=pattern, regex=regex)
+    if not (report.common_tensors or report.only_before or report.only_after):
+        note("no tensor of either was chosen")
     if as_json:
         print_json(report.to_json())
     else:
         from .tensor_tables import diff_tables
 
-        print_tables(diff_tables(report))
+        print_tables(diff_tables(report, unfold=unfold, width=terminal_width()))
     if strict and not report.same:
         from ..loader.errors import ThresholdExceededError
 

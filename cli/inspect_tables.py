@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import compress, islice
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -12,7 +12,7 @@ from rich.text import Text
 from ..loader.architecture.kv_cache import KVCache
 from ..loader.inspection import Component, InspectReport, LayerGroup
 from ..loader.problems import Problem
-from ..loader.text import format_bytes, format_count, printable
+from ..loader.text import counted, format_bytes, format_count, printable
 
 _BAR = 16  # columns of a whole share
 _MOST_FILES = 12
@@ -20,16 +20,19 @@ _MOST_ROWS = 1_000  # of parts
 _LONG_CONTEXT = 8192  # tokens for which the cache is shown beside the model's own context
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
+# The columns of the parts, and how wide a terminal must be to have each: in a narrow one names and sizes remain.
+_PART_COLUMNS = {"part": 0, "tensors": 50, "parameters": 0, "bytes": 0, "share": 64, "dtype": 56, "": 80}
+
 # A row's style and its cells.
 _Row = tuple[str | None, tuple[str, ...]]
 
 
-def inspect_tables(report: InspectReport, *, unfold: bool = False) -> Iterator[RenderableType]:
-    """Headline, facts, parts, files and problems; `unfold` gives every layer a row."""
+def inspect_tables(report: InspectReport, *, unfold: bool = False, width: int | None = None) -> Iterator[RenderableType]:
+    """Headline, facts, parts, files and problems; `unfold` gives every layer a row. `width` is the terminal's, None for no bound."""
     yield _headline(report)
     yield _facts(report)
     yield Text()
-    yield _parts(report, unfold=unfold)
+    yield _parts(report, unfold=unfold, width=width)
     if len(report.by_dtype) > 1:
         yield Text()
         yield _dtypes(report)
@@ -50,7 +53,7 @@ def _facts(report: InspectReport) -> Table:
     """The facts, a line each; those that the checkpoint does not tell are left out."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     for label, value in _fact_lines(report):
         if value:
             table.add_row(label, Text(value))
@@ -64,7 +67,7 @@ def _fact_lines(report: InspectReport) -> Iterator[tuple[str, str]]:
     weights = [file for file in report.files if file.role == "weights"]
     shards = f" in {len(weights)} shards" if len(weights) > 1 else ""
     kind = f"{report.format} {report.file_type}" if report.file_type else report.format
-    yield "weights", f"{format_bytes(report.bytes)} ({report.bytes:,} bytes), {kind}{shards}, {report.tensors:,} tensors"
+    yield "weights", f"{format_bytes(report.bytes)} ({report.bytes:,} bytes), {kind}{shards}, {counted(report.tensors, 'tensor')}"
     yield "quantized", _quantization(report)
     yield "layers", _shape(report)
     yield "experts", _experts(report)
@@ -84,7 +87,7 @@ def _fact_lines(report: InspectReport) -> Iterator[tuple[str, str]]:
         yield "tokenizer", f"{named}{printable(tokenizer.kind)} ({printable(tokenizer.file)})"
     yield "licence", printable(report.license or "")
     revision = f" @ {report.revision}" if report.revision else ""
-    cost = "" if report.requests is None else f", {report.requests} requests, {format_bytes(report.bytes_read or 0)} read"
+    cost = "" if report.requests is None else f", {counted(report.requests, 'request')}, {format_bytes(report.bytes_read or 0)} read"
     yield "from", f"{report.source}: {printable(report.location)}{revision}{cost}"
 
 
@@ -109,7 +112,7 @@ def _quantization(report: InspectReport) -> str:
         return ""
     bits = "" if found.bits is None else f", {found.bits:g} bits a weight"
     group = "" if found.group_size is None else f", group size {found.group_size}"
-    return f"{printable(found.method)}{bits}{group}, {found.quantized_tensors:,} tensors of {format_bytes(found.quantized_bytes)}"
+    return f"{printable(found.method)}{bits}{group}, {counted(found.quantized_tensors, 'tensor')} of {format_bytes(found.quantized_bytes)}"
 
 
 def _experts(report: InspectReport) -> str:
@@ -121,7 +124,7 @@ def _experts(report: InspectReport) -> str:
 
 
 def _context(report: InspectReport) -> str:
-    parts = [f"{report.context_length:,} tokens"] if report.context_length else []
+    parts = [counted(report.context_length, "token")] if report.context_length else []
     rope = report.rope
     if rope is not None:
         theta = "" if rope.theta is None else f" theta {rope.theta:,.0f}"
@@ -133,7 +136,8 @@ def _context(report: InspectReport) -> str:
 def _cache(cache: KVCache, context: int | None) -> str:
     lengths = sorted({length for length in (_LONG_CONTEXT, context) if length and length <= (context or _LONG_CONTEXT)})
     sizes = ", ".join(f"{format_bytes(cache.bytes_at(length))} at {length:,}" for length in lengths)
-    window = "" if cache.window is None else f"; {cache.sliding_layers} layers keep {cache.window:,} tokens"
+    sliding = counted(cache.sliding_layers, "layer")
+    window = "" if cache.window is None else f"; {sliding} with a window of {counted(cache.window, 'token')}"
     latent = (
         ""
         if cache.expanded_bytes_per_token is None
@@ -142,24 +146,28 @@ def _cache(cache: KVCache, context: int | None) -> str:
     return f"{format_bytes(cache.bytes_per_token)} a token in {cache.dtype} ({sizes}{window}{latent})"
 
 
-def _parts(report: InspectReport, *, unfold: bool) -> Table:
+def _parts(report: InspectReport, *, unfold: bool, width: int | None) -> Table:
     """Every part in order, stacks as their layers; a bar for its share of the bytes."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    # In a narrow terminal the names and the bars give way, not the numbers.
-    table.add_column("part", overflow="ellipsis", min_width=16)
-    for column in ("tensors", "parameters", "bytes", "share"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("dtype", no_wrap=True)
-    table.add_column("", overflow="crop", style="cyan")
-    rows = _part_rows(report, unfold=unfold)
-    for style, cells in islice(rows, _MOST_ROWS):
-        table.add_row(*cells, style=style)
-    rest = sum(1 for _ in rows)
+    shown = [width is None or width >= least for least in _PART_COLUMNS.values()]
+    every = _part_rows(report, unfold=unfold)
+    rows = list(islice(every, _MOST_ROWS))
+    longest = max((len(cells[0]) for _, cells in rows), default=0)
+    kept = longest if width is None else min(longest, width * 2 // 5)  # for the names, whatever the bars would take
+    for title in compress(_PART_COLUMNS, shown):
+        if title in ("part", "dtype"):
+            table.add_column(title, overflow="fold", min_width=kept if title == "part" else None)
+        elif title:
+            table.add_column(title, justify="right", no_wrap=True)
+        else:
+            table.add_column(title, style="cyan", overflow="crop")
+    for style, cells in rows:
+        table.add_row(*compress(cells, shown), style=style)
+    rest = sum(1 for _ in every)
     if rest:
         table.add_row(f"{rest:,} more lines (--json lists all)", style="dim")
-    table.add_section()
-    dtypes = ", ".join(report.by_dtype)
-    table.add_row("total", f"{report.tensors:,}", format_count(report.parameters), format_bytes(report.bytes), "", dtypes, "", style="bold")
+    sizes = (f"{report.tensors:,}", format_count(report.parameters), format_bytes(report.bytes))
+    table.add_row(*compress(("total", *sizes, "", ", ".join(report.by_dtype), ""), shown), style="bold")
     return table
 
 
@@ -189,7 +197,7 @@ def _cells(name: str, part: Component | LayerGroup, report: InspectReport, *, co
     """One row for `count` parts like this one."""
     sizes = (f"{count * part.tensors:,}", format_count(count * part.parameters), format_bytes(count * part.bytes))
     share, bar = _share(count * part.bytes, report)
-    return printable(name, limit=80), *sizes, share, ", ".join(part.dtypes), bar
+    return printable(name), *sizes, share, ", ".join(part.dtypes), bar
 
 
 def _share(count: int, report: InspectReport) -> tuple[str, str]:
@@ -213,12 +221,12 @@ def _dtypes(report: InspectReport) -> Table:
 def _files(report: InspectReport) -> Table:
     """The files, weights first; when there are many, only the first ones and a count."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("file", no_wrap=True, overflow="ellipsis", min_width=24)
-    table.add_column("bytes", justify="right")
-    table.add_column("for")
+    table.add_column("file", overflow="fold")
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("for", no_wrap=True)
     files = sorted(report.files, key=lambda file: (file.role != "weights", file.role != "index", file.role == "other"))
     for file in files[:_MOST_FILES]:
-        table.add_row(Text(printable(file.name, limit=80)), format_bytes(file.bytes) if file.bytes >= 0 else "?", file.role)
+        table.add_row(Text(printable(file.name)), format_bytes(file.bytes) if file.bytes >= 0 else "?", file.role)
     rest = files[_MOST_FILES:]
     if rest:
         table.add_row(f"{len(rest):,} more", format_bytes(sum(max(file.bytes, 0) for file in rest)), "", style="dim")

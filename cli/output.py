@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 from ..loader.errors import MlloadError
+from ..loader.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-_PLAIN_WIDTH = 120  # columns where stdout is no terminal
+_BOUNDLESS = 1_000_000  # columns, where stdout is no terminal: nothing is cut or folded there
+_LINES_AT_ONCE = 1_000
+_TRAILING_SPACE = re.compile(r" +$", re.MULTILINE)
 
 
 def run_guarded(app: Callable[..., object]) -> NoReturn:
@@ -52,12 +56,32 @@ def _finite(value: object) -> object:
 
 
 def print_tables(parts: Iterable[RenderableType]) -> None:
-    """The answer as text: coloured on a terminal (unless NO_COLOR), plain and of a fixed width elsewhere."""
+    """The answer as text: coloured on a terminal (unless NO_COLOR), plain and as wide as it is elsewhere. A str is a line as it stands."""
     console = _console()
+    lines: list[str] = []
+    for part in parts:
+        lines.append(f"{part}\n" if isinstance(part, str) else _rendered(console, part))
+        if len(lines) >= _LINES_AT_ONCE:
+            _write("".join(lines))
+            lines.clear()
+    _write("".join(lines))
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal, None where stdout is none."""
+    return _console().width if sys.stdout.isatty() else None
+
+
+def note(text: str) -> None:
+    """A line for a person, beside the answer."""
+    sys.stderr.write(f"{printable(text, limit=1_000)}\n")
+
+
+def _rendered(console: Console, part: RenderableType) -> str:
     with console.capture() as captured:
-        for part in parts:
-            console.print(part)
-    _write(captured.get())
+        console.print(part)
+    text = captured.get()
+    return text if console.is_terminal else _TRAILING_SPACE.sub("", text)
 
 
 def _write(text: str) -> None:
@@ -78,4 +102,4 @@ def _console() -> Console:
     from rich.console import Console
 
     terminal = sys.stdout.isatty()
-    return Console(width=None if terminal else _PLAIN_WIDTH, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    return Console(width=None if terminal else _BOUNDLESS, markup=False, highlight=False, emoji=False, soft_wrap=False)

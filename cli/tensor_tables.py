@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -11,72 +13,73 @@ from rich.text import Text
 from ..loader.checkpoint import Checkpoint
 from ..loader.diff import Change, DiffReport
 from ..loader.tensors import TensorEntry
-from ..loader.text import format_bytes, format_count, printable
+from ..loader.text import counted, format_bytes, format_count, printable
+from .aligned import aligned
+from .folding import folded
 
-_MOST_LINES = 40  # of one kind of difference
+_MOST_LINES = 40  # of one kind of difference, folded
+_MOST_VALUE = 60  # characters of a value that differs
+
+# A difference: its name, and the values before and after where both sides have it.
+_Line = tuple[str, ...]
 
 
-def tensor_table(tensors: Sequence[TensorEntry], checkpoint: Checkpoint) -> Iterator[RenderableType]:
-    """A row a tensor, and their sum."""
+def tensor_table(tensors: Sequence[TensorEntry], checkpoint: Checkpoint, *, width: int | None) -> Iterator[RenderableType]:
+    """A row a tensor, and their sum. Where `width` columns do not hold the rows their files are left out first."""
     several = len(checkpoint.shards) > 1
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("tensor")  # of all columns the only one that gives way
-    table.add_column("dtype", no_wrap=True)
-    table.add_column("shape", no_wrap=True)
-    table.add_column("bytes", justify="right", no_wrap=True)
-    if several:
-        table.add_column("file", no_wrap=True, overflow="ellipsis", style="dim")
-    for tensor in tensors:
-        shard = (Text(printable(tensor.file, limit=60)),) if several else ()
-        name = Text(printable(tensor.name), no_wrap=True, overflow="ellipsis")
-        table.add_row(name, tensor.dtype, str(list(tensor.shape)), format_bytes(tensor.nbytes), *shard)
-    yield table
-    elements = sum(tensor.numel for tensor in tensors)
+
+    def cells(tensor: TensorEntry) -> tuple[str, ...]:
+        row = (printable(tensor.name), tensor.dtype, str(list(tensor.shape)), f"{format_bytes(tensor.nbytes):>8}")
+        return (*row, printable(tensor.file)) if several else row
+
+    header = ("tensor", "dtype", "shape", f"{'bytes':>8}", "file")
+    if tensors:
+        yield from aligned(header if several else header[:-1], tensors, cells, width=width, droppable=several)
+    elements = format_count(sum(tensor.numel for tensor in tensors))
     size = format_bytes(sum(tensor.nbytes for tensor in tensors))
-    yield Text(f"{len(tensors):,} of {len(checkpoint.tensors):,} tensors, {format_count(elements)} elements, {size}", style="bold")
+    yield Text(f"{len(tensors):,} of {counted(len(checkpoint.tensors), 'tensor')}, {elements} elements, {size}", style="bold")
 
 
-def diff_tables(report: DiffReport) -> Iterator[RenderableType]:
-    """The differences, kind by kind."""
+def diff_tables(report: DiffReport, *, unfold: bool, width: int | None) -> Iterator[RenderableType]:
+    """The differences, kind by kind; those that layers and experts share are folded unless `unfold`."""
     if report.same:
-        yield Text(f"no difference in config and headers ({report.common_tensors:,} tensors)", style="green")
+        where = "config and headers" if report.glob is None and report.regex is None else "the headers of what was chosen"
+        yield Text(f"no difference in {where} ({counted(report.common_tensors, 'tensor')})", style="green")
         return
     yield Text(f"{printable(report.reference)} (before) and {printable(report.other)} (after)", style="bold")
-    yield from _changes("config", report.config)
-    yield from _names("only before", report.only_before)
-    yield from _names("only after", report.only_after)
-    yield from _changes("shape", report.shapes)
-    yield from _changes("dtype", report.dtypes)
-    yield Text(f"{report.common_tensors:,} tensors in both", style="dim")
+    kinds: dict[str, list[_Line]] = {
+        "config": [_line(change) for change in report.config],
+        "only before": [(printable(name),) for name in report.only_before],
+        "only after": [(printable(name),) for name in report.only_after],
+        "shape": [_line(change) for change in report.shapes],
+        "dtype": [_line(change) for change in report.dtypes],
+    }
+    for label, lines in kinds.items():
+        if lines:
+            header = (f"{label} ({len(lines):,})", "before", "after")[: len(lines[0])]
+            yield Text()
+            yield from aligned(header, lines, lambda line: line, width=width) if unfold else _table(header, lines)
+    yield Text()
+    yield Text(f"{counted(report.common_tensors, 'tensor')} in both", style="dim")
 
 
-def _changes(label: str, changes: Sequence[Change]) -> Iterator[RenderableType]:
-    if not changes:
-        return
+def _table(header: Sequence[str], lines: Sequence[_Line]) -> Iterator[RenderableType]:
+    """The lines, folded, and only the first ones where that leaves many."""
+    rows = [(name, *values) for name, values, _ in folded((name, tuple(values)) for name, *values in lines)]
     table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column(f"{label} ({len(changes):,})", no_wrap=True, overflow="ellipsis")
-    table.add_column("before", style="red")
-    table.add_column("after", style="green")
-    for change in changes[:_MOST_LINES]:
-        table.add_row(
-            Text(printable(change.name)),
-            *(Text("-" if value is None else printable(value, limit=60)) for value in (change.before, change.after)),
-        )
-    yield Text()
+    for title, style in zip(header, (None, "red", "green"), strict=False):
+        table.add_column(title, style=style, overflow="fold")
+    for row in rows[:_MOST_LINES]:
+        table.add_row(*map(Text, row))
     yield table
-    yield from _rest(len(changes))
+    if len(rows) > _MOST_LINES:
+        yield Text(f"and {len(rows) - _MOST_LINES:,} more (--tensors lists all)", style="dim")
 
 
-def _names(label: str, names: Sequence[str]) -> Iterator[RenderableType]:
-    if not names:
-        return
-    yield Text()
-    yield Text(f"{label} ({len(names):,})", style="dim")
-    for name in names[:_MOST_LINES]:
-        yield Text(printable(name))
-    yield from _rest(len(names))
-
-
-def _rest(count: int) -> Iterator[RenderableType]:
-    if count > _MOST_LINES:
-        yield Text(f"and {count - _MOST_LINES:,} more (--json lists all)", style="dim")
+def _line(change: Change) -> _Line:
+    """Name and both values, as JSON; of long ones the part in which they differ."""
+    texts = ["-" if value is None else json.dumps(value, ensure_ascii=False) for value in (change.before, change.after)]
+    equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
+    start = max(0, equal - _MOST_VALUE // 4) if max(map(len, texts)) > _MOST_VALUE else 0
+    before, after = (printable(("…" if start else "") + text[start:], limit=_MOST_VALUE) for text in texts)
+    return printable(change.name), before, after

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from .checkpoint import Checkpoint
+from .selection import select
 
 SCHEMA = "mlload.diff/1"
 _MAX_DEPTH = 20  # of nested config sections
@@ -23,11 +24,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class DiffReport:
-    """The differences from `reference` (before) to `other` (after)."""
+    """The differences from `reference` (before) to `other` (after), of the tensors that `glob` and `regex` choose."""
 
     schema: str
     reference: str
     other: str
+    glob: str | None
+    regex: str | None
     same: bool
     config: tuple[Change, ...]
     only_before: tuple[str, ...]
@@ -41,21 +44,37 @@ class DiffReport:
         return asdict(self)
 
 
-def diff(reference: str | os.PathLike[str] | Checkpoint, other: str | os.PathLike[str] | Checkpoint) -> DiffReport:
-    """What the headers and configs of two checkpoints differ in. Raises what Checkpoint.open raises."""
-    before, after = (each if isinstance(each, Checkpoint) else Checkpoint.open(each) for each in (reference, other))
-    config = tuple(_changes(dict(_flat(before.config or {})), dict(_flat(after.config or {}))))
-    common = [name for name in before.tensors if name in after.tensors]
+def diff(
+    reference: str | os.PathLike[str] | Checkpoint,
+    other: str | os.PathLike[str] | Checkpoint,
+    *,
+    file: str | None = None,
+    glob: str | None = None,
+    regex: str | None = None,
+) -> DiffReport:
+    """What the headers and configs of two checkpoints differ in. Raises what Checkpoint.open raises, UsageError for a bad pattern.
+
+    `file` chooses the weights file on each side that is not itself a file. With `glob` or `regex` only the tensors that they choose
+    are compared, and no config.
+    """
+    before, after = (each if isinstance(each, Checkpoint) else Checkpoint.open(each, file=file) for each in (reference, other))
+    config: tuple[Change, ...] = ()
+    if glob is None and regex is None:
+        config = tuple(_changes(dict(_flat(before.config or {})), dict(_flat(after.config or {}))))
+    chosen = select({**before.tensors, **after.tensors}, glob=glob, regex=regex)
+    common = [name for name in chosen if name in before.tensors and name in after.tensors]
     shapes = tuple(
         _differing({name: list(before.tensors[name].shape) for name in common}, {name: list(after.tensors[name].shape) for name in common})
     )
     dtypes = tuple(_differing({name: before.tensors[name].dtype for name in common}, {name: after.tensors[name].dtype for name in common}))
-    only_before = tuple(name for name in before.tensors if name not in after.tensors)
-    only_after = tuple(name for name in after.tensors if name not in before.tensors)
+    only_before = tuple(name for name in chosen if name not in after.tensors)
+    only_after = tuple(name for name in chosen if name not in before.tensors)
     return DiffReport(
         schema=SCHEMA,
         reference=before.reference,
         other=after.reference,
+        glob=glob,
+        regex=regex,
         same=not (config or only_before or only_after or shapes or dtypes),
         config=config,
         only_before=only_before,

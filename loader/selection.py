@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import translate
 
 from .errors import UsageError
+from .text import counted
 
 _SECONDS = 2.0  # for one expression over all names
+_NUMBERS = re.compile(r"\.\d+\.")
+_MOST_COMPARED = 20_000  # names, in search of one like a pattern
+
+
+def select(names: Iterable[str], *, glob: str | None = None, regex: str | None = None) -> list[str]:
+    """The names that the glob matches whole and in which the regular expression finds something; all without either."""
+    chosen = list(names)
+    if glob is not None:
+        chosen = select_glob(chosen, glob)
+    return chosen if regex is None else select_regex(chosen, regex)
 
 
 def select_glob(names: Iterable[str], pattern: str) -> list[str]:
@@ -39,3 +50,16 @@ def select_regex(names: Iterable[str], pattern: str) -> list[str]:
             f"the regular expression '{pattern}' takes too long", hint="make it simpler, or use a glob with --tensors"
         ) from None
     return found
+
+
+def nearest(names: Sequence[str], pattern: str) -> str:
+    """What to try where `pattern` chose none of the names: the glob that finds it inside them, or names that are like it."""
+    from difflib import get_close_matches
+
+    inside = f"*{pattern.strip('*^$')}*"
+    found = len(select_glob(names, inside))
+    if found:
+        return f"'{inside}' matches {counted(found, 'tensor')}"
+    kinds = {_NUMBERS.sub(".*.", name): name for name in reversed(names[:_MOST_COMPARED])}
+    near = get_close_matches(_NUMBERS.sub(".*.", pattern), kinds, n=3, cutoff=0.0)
+    return f"nearest: {', '.join(kinds[kind] for kind in near)}"

@@ -12,8 +12,8 @@ from conftest import Outcome
 import mlload
 
 PUBLIC = """
-AccessDeniedError ArchitectureConfig Checkpoint DoesNotFitError InspectReport InvalidCheckpointError MissingDependencyError MlloadError
-ModelArchitecture NetworkError NotFoundError RopeScaling ThresholdExceededError UsageError __version__ detect_architecture
+AccessDeniedError ArchitectureConfig Checkpoint DiffReport DoesNotFitError InspectReport InvalidCheckpointError MissingDependencyError
+MlloadError ModelArchitecture NetworkError NotFoundError RopeScaling ThresholdExceededError UsageError __version__ detect_architecture
 detect_architecture_from_tensors diff inspect
 """.split()
 
@@ -24,7 +24,7 @@ num_key_value_heads head_dim vocab_size context_length rope activation norm_type
 parallel_residual experts quantization kv_cache tokenizer files header_bytes requests bytes_read problems
 """.split()
 
-DIFF_KEYS = "schema reference other same config only_before only_after shapes dtypes common_tensors".split()
+DIFF_KEYS = "schema reference other glob regex same config only_before only_after shapes dtypes common_tensors".split()
 LOAD_KEYS = "schema reference class_name kind parameters dtype device seconds prompt text generated_tokens".split()
 
 OPTIONS = {

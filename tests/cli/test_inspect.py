@@ -117,6 +117,20 @@ def test_an_option_chooses_among_files(run: Run, llama: Path) -> None:
     assert run("inspect", llama, "--file", "other.safetensors", "--json").json["parameters"] == 4
 
 
+@pytest.mark.parametrize(
+    ("front", "licence"),
+    [
+        ("license: mit", "mit"),
+        ("license: [mit, 'apache-2.0']", "mit, apache-2.0"),
+        ("license:\n- mit\n- apache-2.0\nlanguage: en", "mit, apache-2.0"),
+        ("license:\nlanguage:\n- en", None),
+    ],
+)
+def test_licences_of_a_model_card(run: Run, llama: Path, front: str, licence: str | None) -> None:
+    (llama / "README.md").write_text(f"---\n{front}\n---\n")
+    assert run("inspect", llama, "--json").json["license"] == licence
+
+
 def test_debug_shows_the_traceback(run: Run, tmp_path: Path) -> None:
     assert "Traceback" in run("inspect", tmp_path / "nothing", "--debug").err
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlload.loader.text import did_you_mean, format_bytes, format_count, printable
+from mlload.loader.text import counted, did_you_mean, format_bytes, format_count, printable
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,11 @@ from mlload.loader.text import did_you_mean, format_bytes, format_count, printab
 )
 def test_format_bytes(count: int, text: str) -> None:
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 tensors"), (1, "1 tensor"), (1234, "1,234 tensors")])
+def test_counted(count: int, text: str) -> None:
+    assert counted(count, "tensor") == text
 
 
 @pytest.mark.parametrize(
