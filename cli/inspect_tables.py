@@ -112,7 +112,12 @@ def _quantization(report: InspectReport) -> str:
         return ""
     bits = "" if found.bits is None else f", {found.bits:g} bits a weight"
     group = "" if found.group_size is None else f", group size {found.group_size}"
-    return f"{printable(found.method)}{bits}{group}, {counted(found.quantized_tensors, 'tensor')} of {format_bytes(found.quantized_bytes)}"
+    double = ", double quantization" if found.details.get("double_quantization") else ""
+    unknown = (
+        f"; {counted(found.counted_as_stored, 'tensor')} counted as stored, what they hold is not told" if found.counted_as_stored else ""
+    )
+    size = f"{counted(found.quantized_tensors, 'tensor')} of {format_bytes(found.quantized_bytes)}"
+    return f"{printable(found.method)}{bits}{group}{double}, {size}{unknown}"
 
 
 def _experts(report: InspectReport) -> str:

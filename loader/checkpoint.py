@@ -24,7 +24,7 @@ from .tensors import FileHeader, TensorEntry
 
 if TYPE_CHECKING:
     from .architecture import ArchitectureConfig
-    from .architecture.quantization import Quantization
+    from .architecture.quantization import Parameters, Quantization
 
 _MAX_CONFIG_BYTES = 10_000_000
 _MAX_INDEX_BYTES = 50_000_000  # of 180,000 tensors: 20 MB
@@ -97,12 +97,17 @@ class Checkpoint:
 
         return ArchitectureConfig.from_tensors(self.config, self.tensors)
 
-    @cached_property
+    @property
     def quantization(self) -> Quantization | None:
         """How its weights are quantized, if they are."""
-        from .architecture.quantization import detect_quantization
+        return self.parameters.quantization
 
-        return detect_quantization(self.config, self.tensors)
+    @cached_property
+    def parameters(self) -> Parameters:
+        """How many of the model's parameters each tensor holds."""
+        from .architecture.quantization import count_parameters
+
+        return count_parameters(self.config, self.tensors)
 
 
 def _read_local(reference: str, path: Path, file: str | None) -> Checkpoint:

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from typing import TypedDict
 
 from .architecture import ArchitectureConfig, Rope, Stack
 from .architecture.config_view import ConfigView
 from .architecture.experts import Experts, detect_experts
 from .architecture.kv_cache import KVCache, detect_kv_cache
-from .architecture.quantization import Quantization, weights_in
+from .architecture.quantization import Parameters, Quantization
 from .architecture.structure import modality_of
 from .checkpoint import Checkpoint
 from .formats import format_of
@@ -22,6 +23,7 @@ from .tensors import TensorEntry, stored_once
 from .validation import find_problems
 
 SCHEMA = "mlload.inspect/1"
+_STATE_TEXT = ".quant_state."  # JSON that bitsandbytes keeps as a tensor
 _MOST_PARTS = 1_000  # listed one by one; no model has as many
 
 # The files that tokenizers come in, and what each one holds.
@@ -56,13 +58,15 @@ class Component(Amount):
 
 @dataclass(frozen=True, slots=True)
 class LayerGroup(Amount):
-    """Equal layers that follow one another, numbers `first` to `last`; the amounts are of one of them."""
+    """Layers alike that follow one another, numbers `first` to `last`; the amounts are of the first.
+
+    Alike is what holds the same weights in the same way: the few bytes of text that bitsandbytes keeps of each differ in length.
+    """
 
     stack: str
     first: int
     last: int
     dtypes: tuple[str, ...]
-    shape_summary: str  # of its largest tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,16 +163,12 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
     """
     checkpoint = reference if isinstance(reference, Checkpoint) else Checkpoint.open(reference, file=file)
     view = ConfigView(checkpoint.config)
-    architecture, quantization = checkpoint.architecture, checkpoint.quantization
+    architecture, parameters = checkpoint.architecture, checkpoint.parameters
     stored = list(stored_once(checkpoint.tensors.values()))
-    experts = detect_experts(view, stored, quantization)
-    amounts = _Amounts(quantization)
-    by_dtype = amounts.by_dtype(stored)
+    experts = detect_experts(view, stored, parameters)
+    amounts = _Amounts(parameters)
+    whole, by_dtype = amounts.of(stored), amounts.by_dtype(stored)
     main = architecture.structure.main
-    embedding = architecture.structure.embedding
-    heads = view.integer("num_attention_heads")
-    hidden_size = view.integer("hidden_size") or (embedding.shape[1] if embedding else None)
-    whole = amounts.of(stored)
     return InspectReport(
         schema=SCHEMA,
         reference=checkpoint.reference,
@@ -197,13 +197,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         embedding=architecture.tensor_names.embedding,
         norm=architecture.tensor_names.norm,
         head=architecture.tensor_names.head,
-        hidden_size=hidden_size,
-        num_layers=_num_layers(view, main),
-        num_attention_heads=heads,
-        num_key_value_heads=view.integer("num_key_value_heads") or heads,
-        head_dim=view.integer("head_dim") or (hidden_size // heads if hidden_size and heads else None),
-        vocab_size=view.integer("vocab_size") or (embedding.shape[0] if embedding else None),
-        context_length=view.integer("max_position_embeddings"),
+        **_sizes(view, architecture),
         rope=architecture.rope,
         activation=architecture.activation.value,
         norm_type=architecture.norm_type.value,
@@ -212,7 +206,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         fused_gate_up=architecture.fused_gate_up,
         parallel_residual=architecture.parallel_residual,
         experts=experts,
-        quantization=quantization,
+        quantization=parameters.quantization,
         kv_cache=detect_kv_cache(view, architecture.structure, architecture.kind, _cache_dtype(checkpoint, by_dtype)),
         tokenizer=_tokenizer(checkpoint),
         files=tuple(File(name, size, _file_role(name, checkpoint)) for name, size in checkpoint.files.items()),
@@ -226,12 +220,12 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
 class _Amounts:
     """Counts over tensors, with packed weights counted as the parameters they stand for."""
 
-    def __init__(self, quantization: Quantization | None) -> None:
-        self._quantization = quantization
+    def __init__(self, parameters: Parameters) -> None:
+        self._parameters = parameters
 
     def of(self, tensors: Iterable[TensorEntry]) -> Amount:
         every = list(tensors)
-        return Amount(len(every), sum(weights_in(each, self._quantization) for each in every), sum(each.nbytes for each in every))
+        return Amount(len(every), sum(map(self._parameters.of, every)), sum(each.nbytes for each in every))
 
     def by_dtype(self, tensors: Iterable[TensorEntry]) -> dict[str, Amount]:
         """Amounts by dtype, the most bytes first."""
@@ -268,15 +262,41 @@ class _Amounts:
 
         def signature(item: tuple[int, tuple[int, Mapping[str, TensorEntry]]]) -> tuple[int, frozenset[tuple[str, str, tuple[int, ...]]]]:
             place, (index, layer) = item
-            return index - place, frozenset((name, tensor.dtype, tensor.shape) for name, tensor in layer.items())
+            shapes = ((name, tensor.dtype, () if _STATE_TEXT in name else tensor.shape) for name, tensor in layer.items())
+            return index - place, frozenset(shapes)
 
         for _, run in groupby(enumerate(stack.layers.items()), key=signature):
             group = [layer for _, layer in run]
             first, last, tensors = group[0][0], group[-1][0], group[0][1]
             amount = self.of(tensors.values())
-            largest, tensor = max(tensors.items(), key=lambda item: item[1].nbytes)
-            summary = f"{largest} {list(tensor.shape)}"
-            yield LayerGroup(amount.tensors, amount.parameters, amount.bytes, stack.prefix, first, last, _dtypes(tensors.values()), summary)
+            yield LayerGroup(amount.tensors, amount.parameters, amount.bytes, stack.prefix, first, last, _dtypes(tensors.values()))
+
+
+class _Sizes(TypedDict):
+    """The sizes that the config tells, or failing that the tensors."""
+
+    hidden_size: int | None
+    num_layers: int | None
+    num_attention_heads: int | None
+    num_key_value_heads: int | None
+    head_dim: int | None
+    vocab_size: int | None
+    context_length: int | None
+
+
+def _sizes(view: ConfigView, architecture: ArchitectureConfig) -> _Sizes:
+    embedding = architecture.structure.embedding
+    heads = view.integer("num_attention_heads")
+    hidden_size = view.integer("hidden_size") or (embedding.shape[1] if embedding else None)
+    return {
+        "hidden_size": hidden_size,
+        "num_layers": _num_layers(view, architecture.structure.main),
+        "num_attention_heads": heads,
+        "num_key_value_heads": view.integer("num_key_value_heads") or heads,
+        "head_dim": view.integer("head_dim") or (hidden_size // heads if hidden_size and heads else None),
+        "vocab_size": view.integer("vocab_size") or (embedding.shape[0] if embedding else None),
+        "context_length": view.integer("max_position_embeddings"),
+    }
 
 
 def _num_layers(view: ConfigView, main: Stack | None) -> int | None:

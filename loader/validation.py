@@ -135,6 +135,6 @@ def _layer_problems(stack: Stack, declared: int, predicting: int) -> Iterator[Pr
 
 def _quantization_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
     found = checkpoint.quantization
-    if found is not None and found.declared is not None and not found.quantized_tensors and found.method != "unknown":
+    if found is not None and found.declared is not None and not found.quantized_tensors and not checkpoint.parameters.at_load:
         message = f"the config declares {found.declared} quantization, but no tensor is stored that way"
         yield Problem("warning", "quantization-not-found", message, file="config.json")

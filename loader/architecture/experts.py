@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..tensors import TensorEntry
 from .config_view import ConfigView
-from .quantization import Quantization, weights_in
+from .quantization import Parameters
 
 _NUMBERED = re.compile(r"(?<!shared_)experts?\.(?:expert_)?(\d{1,6})\.")
 _ROUTED = re.compile(r"(?<!shared_)experts\b|_exps\b|(?<!shared_)experts_")
@@ -24,17 +24,17 @@ class Experts:
     active_parameters: int | None
 
 
-def detect_experts(view: ConfigView, tensors: Iterable[TensorEntry], quantization: Quantization | None) -> Experts | None:
+def detect_experts(view: ConfigView, tensors: Iterable[TensorEntry], parameters: Parameters) -> Experts | None:
     """The experts of a mixture-of-experts model, or None for a dense one."""
     everything = list(tensors)
     declared = view.integer("num_experts")
     count = declared or _numbered(everything) or _stacked(everything)
     if not count or count < 2:
         return None
-    routed = sum(weights_in(tensor, quantization) for tensor in everything if _is_routed(tensor, count))
+    routed = sum(parameters.of(tensor) for tensor in everything if _is_routed(tensor, count))
     if not routed:
         return None
-    total = sum(weights_in(tensor, quantization) for tensor in everything)
+    total = sum(parameters.of(tensor) for tensor in everything)
     chosen = view.integer("num_experts_per_tok")
     active = None if chosen is None or chosen > count else total - routed + routed * chosen // count
     return Experts(count, chosen, routed, active)

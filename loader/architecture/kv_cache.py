@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ...configs import table
 from ..dtypes import BITS, TORCH_NAMES
+from ..errors import UsageError
 from ..tensors import TensorEntry
 from .config_view import ConfigView
 from .kind import Kind
@@ -42,7 +43,9 @@ class KVCache:
     expanded_bytes_per_token: int | None
 
     def bytes_at(self, length: int) -> int:
-        """Bytes for a sequence of `length` tokens."""
+        """Bytes for a sequence of `length` tokens. Raises UsageError where it is negative."""
+        if length < 0:
+            raise UsageError(f"a sequence can't have {length} tokens", hint="give its length as a whole number, 0 or more")
         bounded = length if self.window is None else min(length, self.window)
         return self.full_bytes_per_token * length + (self.bytes_per_token - self.full_bytes_per_token) * bounded
 

@@ -1,180 +1,116 @@
 """Quantization found in a checkpoint: by its tensors first, by the config where tensors do not show it.
 
-Packed tensors hold several weights an element, and scales beside them are no weights at all: `weights_in` counts what the model has.
+Packed tensors hold several weights an element, and scales beside them are no weights at all: `Parameters` counts what the model has.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..dtypes import BITS
 from ..tensors import TensorEntry
 from .config_view import Config
+from .packing import Packed, find_packed, find_unknown
+from .quantization_config import QuantizationConfig
 
-_NO_DETAILS: Mapping[str, object] = {}
-_MAX_BITS, _MAX_INTEGER = 64, 10**9
-# What quantizers store beside the weights.
+# What quantizers store elsewhere than in the module of the packed weights: scales of activations and of the cache, of quanto's tensors.
 _AUXILIARY = re.compile(
-    r"\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+|SCB|weight_format|g_idx|qzeros|scales|weight_scale\w*|input_scale|"
-    r"k_scale|v_scale|weight_zero_point|weight_shape|activation_scale)$|_scales$|_scale_inv$|\.(weight\.absmax|weight\.quant_map)$"
+    r"\.(qzeros|weight_scale\w*|weight_zero_point|weight_shape|(input|output|activation|[kqv])_(global_)?scale|[kv]_zero_point|weight\._(scale|shift))$"
+    r"|_scales$|_scale_inv$"
 )
-_NF4 = "quant_state.bitsandbytes__nf4"
-_FP4 = "quant_state.bitsandbytes__fp4"
-# Config keys worth showing, where they hold plain values.
-_SHOWN = (
-    "bits",
-    "group_size",
-    "desc_act",
-    "sym",
-    "zero_point",
-    "version",
-    "bnb_4bit_quant_type",
-    "bnb_4bit_use_double_quant",
-    "bnb_4bit_compute_dtype",
-    "weight_block_size",
-    "activation_scheme",
-    "fmt",
-    "format",
-    "nbits",
-    "axis",
-)
+_BITS = {"nf4": 4, "fp4": 4, "mxfp4": 4, "nvfp4": 4, "int4": 4, "bitnet": 2, "int8": 8, "eetq": 8, "fp8": 8}
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """How weights are stored in fewer bits. `bits` and `group_size` are None where they differ or are not said."""
+    """How weights are stored in fewer bits. `bits` is an average where they differ, None where they aren't known."""
 
     method: str
     bits: float | None
     group_size: int | None
     quantized_tensors: int
     quantized_bytes: int
+    counted_as_stored: int  # of these tensors: what they hold can't be known from headers, so that their elements are counted
     declared: str | None  # the config's quant_method
     details: Mapping[str, object]
 
 
-def detect_quantization(config: Config | None, tensors: Mapping[str, TensorEntry]) -> Quantization | None:
-    """The quantization in these tensors, or the one that the config declares; None for an ordinary checkpoint."""
-    declared = _declared(config)
-    method, packed = _by_tensors(tensors, declared)
-    named = declared.get("quant_method")
-    if method is None and not declared:
-        return None
-    shown = [key for key in _SHOWN if method != "int8" or not key.startswith("bnb_4bit")]
-    details = {key: declared[key] for key in shown if _is_plain(declared.get(key))}
-    return Quantization(
-        method=method or _method_of(declared),
-        bits=_bits(method, declared, packed),
-        group_size=_integer(declared, "group_size", "q_group_size"),
-        quantized_tensors=len(packed),
-        quantized_bytes=sum(tensor.nbytes for tensor in packed),
-        declared=named if isinstance(named, str) else None,
-        details=details | ({"types": dict(Counter(tensor.dtype for tensor in packed))} if method == "gguf" else {}),
-    )
+@dataclass(frozen=True)
+class Parameters:
+    """How many of the model's parameters each stored tensor holds, and the quantization that makes the number differ from its elements."""
+
+    quantization: Quantization | None = None
+    _packed: Mapping[str, int] = field(default_factory=dict)
+    _modules: frozenset[str] = frozenset()  # that hold a packed tensor
+    at_load: bool = False  # the config quantizes ordinary weights each time they are loaded
+
+    def of(self, tensor: TensorEntry) -> int:
+        """More than its elements if packed, none if it is a scale."""
+        if self.quantization is None:
+            return tensor.numel
+        packed = self._packed.get(tensor.name)
+        if packed is not None:
+            return packed
+        return 0 if self._is_auxiliary(tensor.name) else tensor.numel
+
+    def _is_auxiliary(self, name: str) -> bool:
+        """Whatever stands in the module or under the name of a packed tensor, but for a bias; and scales elsewhere."""
+        module, _, leaf = name.rpartition(".")
+        if leaf.endswith("bias"):
+            return False
+        inside = module in self._modules or module in self._packed or module.rpartition(".")[0] in self._packed
+        return inside or _AUXILIARY.search(name) is not None
 
 
-def _declared(config: Config | None) -> Config:
-    for section in (config or {}, (config or {}).get("text_config")):
-        for key in ("quantization_config", "compression_config"):
-            value = section.get(key) if isinstance(section, dict) else None
-            if isinstance(value, dict):
-                return value
-    return _NO_DETAILS
-
-
-def _by_tensors(tensors: Mapping[str, TensorEntry], declared: Config) -> tuple[str | None, list[TensorEntry]]:
-    """The method that the tensors themselves show, and the packed ones among them."""
-    names = tensors.keys()
-    suffixes = {name.rpartition(".")[2] for name in names}
+def count_parameters(config: Config | None, tensors: Mapping[str, TensorEntry]) -> Parameters:
+    """The quantization in these tensors, or the one that the config declares, and what it means for their numbers of parameters."""
+    declared = QuantizationConfig(config)
     if any(tensor.dtype not in BITS for tensor in tensors.values()):
-        return "gguf", [tensor for tensor in tensors.values() if tensor.dtype not in BITS]
-    for marker, method in ((_NF4, "nf4"), (_FP4, "fp4")):
-        packed = [
-            tensors[name.removesuffix("." + marker)]
-            for name in names
-            if name.endswith(marker) and name.removesuffix("." + marker) in tensors
-        ]
-        if packed:
-            return method, packed
-    if "SCB" in suffixes:
-        return "int8", [tensor for tensor in tensors.values() if tensor.dtype == "I8" and tensor.name.endswith(".weight")]
-    if "qweight" in suffixes:
-        awq = declared.get("quant_method") == "awq" or (not declared and "g_idx" not in suffixes)
-        return "awq" if awq else "gptq", [tensor for name, tensor in tensors.items() if name.endswith(".qweight")]
-    if "W_q" in suffixes:
-        return "hqq", [tensor for name, tensor in tensors.items() if name.endswith(".W_q")]
-    blocks = [
-        tensor for name, tensor in tensors.items() if name.endswith("_blocks") and name.removesuffix("_blocks") + "_scales" in tensors
-    ]
-    if blocks:
-        return "mxfp4", blocks
-    packed = [tensor for name, tensor in tensors.items() if name.endswith(".weight_packed")]
-    if packed:
-        return "compressed-tensors", packed
-    eight = [
-        tensor for tensor in tensors.values() if tensor.dtype.startswith("F8_E") and tensor.dtype != "F8_E8M0" and len(tensor.shape) >= 2
-    ]
-    return ("fp8", eight) if eight else (None, [])
+        return Parameters(_in_blocks(declared, [tensor for tensor in tensors.values() if tensor.dtype not in BITS]))
+    packed = list(find_packed(tensors, declared))
+    if not packed and not declared:
+        return Parameters()
+    counts = {each.tensor.name: each.tensor.numel if each.weights is None else each.weights for each in packed}
+    modules = frozenset(each.tensor.name.rpartition(".")[0] for each in packed) - {""}
+    found = _quantization(declared, packed or list(find_unknown(tensors, declared)))
+    return Parameters(found, counts, modules, at_load=declared.is_at_load)
 
 
-def _method_of(declared: Config) -> str:
-    named = _string(declared, "quant_method", "unknown").lower()
-    if named != "bitsandbytes":
-        return named
-    return "int8" if declared.get("load_in_8bit") is True else _string(declared, "bnb_4bit_quant_type", "nf4")
-
-
-def _bits(method: str | None, declared: Config, packed: Iterable[TensorEntry]) -> float | None:
-    """Bits a weight; for GGUF the average over its quantized tensors, scales included."""
-    if method == "gguf":
-        weights = sum(tensor.numel for tensor in packed)
-        return round(8 * sum(tensor.nbytes for tensor in packed) / weights, 2) if weights else None
-    known = {"nf4": 4, "fp4": 4, "mxfp4": 4, "int8": 8, "fp8": 8}.get(method or _method_of(declared))
-    found = known if known is not None else _integer(declared, "bits", "nbits", "num_bits", "w_bit")
-    return found if found is not None and 0 < found <= _MAX_BITS else None
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value of the config can be shown as it is: a short word, a number, or a few of them."""
-    if isinstance(value, list):
-        return len(value) <= 16 and all(_is_number(item) for item in value)
-    return _is_number(value) or (isinstance(value, str) and len(value) <= 100)
-
-
-def _is_number(value: object) -> bool:
-    """Whether a value is a number that JSON and a line can hold: not infinite, not of hundreds of digits."""
-    return isinstance(value, int | float) and abs(value) <= _MAX_INTEGER
-
-
-def _string(declared: Config, key: str, default: str) -> str:
-    value = declared.get(key)
-    return value if isinstance(value, str) else default
-
-
-def _integer(declared: Config, *keys: str, depth: int = 4) -> int | None:
-    """The first of these keys that holds an integer, in the config's sections too (compressed-tensors nests them deeply)."""
-    for key in keys:
-        if type(value := declared.get(key)) is int and abs(value) <= _MAX_INTEGER:
-            return value
-    sections = (value for value in declared.values() if isinstance(value, dict)) if depth else ()
-    return next((found for section in sections if (found := _integer(section, *keys, depth=depth - 1)) is not None), None)
-
-
-def weights_in(tensor: TensorEntry, quantization: Quantization | None) -> int:
-    """How many of the model's parameters a stored tensor holds: more than its elements if packed, none if it is a scale."""
-    if quantization is None or (quantization.method in ("gguf", "fp8") and not _AUXILIARY.search(tensor.name)):
-        return tensor.numel
-    if _AUXILIARY.search(tensor.name):
-        return 0
-    bits = quantization.bits
-    packed = (
-        (quantization.method in ("nf4", "fp4") and tensor.dtype == "U8" and tensor.shape[-1:] == (1,))
-        or (quantization.method == "mxfp4" and tensor.name.endswith("_blocks"))
-        or tensor.name.endswith((".qweight", ".W_q", ".weight_packed"))
+def _quantization(declared: QuantizationConfig, packed: Sequence[Packed]) -> Quantization:
+    sizes: Counter[str] = Counter()
+    for each in packed:
+        sizes[each.method] += each.tensor.nbytes
+    method = sizes.most_common(1)[0][0] if packed else declared.method or "unknown"
+    double = method in ("nf4", "fp4") and any(each.nested for each in packed)
+    return Quantization(
+        method=method,
+        bits=_bits(method, declared, packed),
+        group_size=declared.group_size() or next((each.group_size for each in packed if each.group_size), None),
+        quantized_tensors=len(packed),
+        quantized_bytes=sum(each.tensor.nbytes for each in packed),
+        counted_as_stored=sum(each.weights is None for each in packed),
+        declared=declared.method,
+        details=declared.details(method) | ({"double_quantization": True} if double else {}),
     )
-    if not packed or not bits or tensor.dtype not in BITS:
-        return tensor.numel
-    return int(tensor.numel * (BITS[tensor.dtype] // bits))
+
+
+def _bits(method: str, declared: QuantizationConfig, packed: Sequence[Packed]) -> float | None:
+    known, general = [each for each in packed if each.weights], _BITS.get(method)
+    if len({each.method for each in packed}) <= 1 and general is not None:
+        return general
+    weights = sum(each.weights or 0 for each in known)
+    average = round(8 * sum(each.tensor.nbytes for each in known) / weights, 2) if weights else None
+    said = declared.bits()
+    padded = method == "hqq" and said is not None and average is not None and said <= average <= said * 1.1  # three bits, ten to a word
+    return said if average is None or padded else average
+
+
+def _in_blocks(declared: QuantizationConfig, packed: Sequence[TensorEntry]) -> Quantization:
+    """GGUF: every weight is counted in the shape; the bits are an average that has the scales in it."""
+    weights, nbytes = sum(tensor.numel for tensor in packed), sum(tensor.nbytes for tensor in packed)
+    bits = round(8 * nbytes / weights, 2) if weights else None
+    details = declared.details("gguf") | {"types": dict(Counter(tensor.dtype for tensor in packed))}
+    return Quantization("gguf", bits, declared.group_size(), len(packed), nbytes, 0, declared.method, details)

@@ -71,6 +71,14 @@ def test_a_window_bounds_sliding_layers_only() -> None:
     assert cache.bytes_at(100) == 128 * 100 + 128 * 16
 
 
+def test_a_negative_length_is_refused() -> None:
+    cache = cache_of({"num_attention_heads": 4, "head_dim": 8})
+    assert cache is not None
+    assert cache.bytes_at(0) == 0
+    with pytest.raises(mlload.UsageError, match="a sequence can't have -5 tokens"):
+        cache.bytes_at(-5)
+
+
 def test_a_window_that_is_switched_off_bounds_nothing() -> None:
     cache = cache_of({"num_attention_heads": 4, "head_dim": 8, "sliding_window": 16, "use_sliding_window": False})
     assert cache is not None
