@@ -31,16 +31,14 @@ class Ahead(Generic[Item, Result]):
         self._workers = workers
         self._running = 0
         self._lock = threading.Lock()
-        self._waiting: deque[Item] = deque()
+        self._waiting: deque[tuple[Item, _Slot[Result]]] = deque()
         self._slots: dict[Item, _Slot[Result]] = {}
 
     def announce(self, items: Iterable[Item]) -> None:
         """Begin with these items, as far as they are new."""
         with self._lock:
             for item in items:
-                if item not in self._slots:
-                    self._slots[item] = _Slot()
-                    self._waiting.append(item)
+                self._slot(item)
             missing = min(self._workers - self._running, len(self._waiting))
             self._running += missing
         for _ in range(missing):
@@ -48,15 +46,16 @@ class Ahead(Generic[Item, Result]):
 
     def result(self, item: Item) -> Result:
         """The item's result; raises the error that its computation raised."""
-        self.announce([item])
-        slot = self._slots[item]
+        with self._lock:
+            slot = self._slot(item)
+        self.announce(())
         slot.done.wait()
         if slot.error is not None:
             raise slot.error
         return slot.value  # pyright: ignore[reportReturnType]  (None only where Result is)
 
     def forget(self, item: Item) -> None:
-        """Compute the item anew when it is next asked for."""
+        """Compute the item anew when it is next asked for. Who waits for it already gets what is being computed."""
         with self._lock:
             self._slots.pop(item, None)
 
@@ -65,14 +64,21 @@ class Ahead(Generic[Item, Result]):
         with self._lock:
             self._waiting.clear()
 
+    def _slot(self, item: Item) -> _Slot[Result]:
+        """The item's place, put into the queue if it is new. Only with the lock held."""
+        slot = self._slots.get(item)
+        if slot is None:
+            slot = self._slots[item] = _Slot()
+            self._waiting.append((item, slot))
+        return slot
+
     def _work(self) -> None:
         while True:
             with self._lock:
                 if not self._waiting:
                     self._running -= 1
                     return
-                item = self._waiting.popleft()
-                slot = self._slots[item]
+                item, slot = self._waiting.popleft()
             try:
                 slot.value = self._function(item)
             except BaseException as error:  # noqa: BLE001  (raised again by `result`, in the caller's thread)
