@@ -15,7 +15,7 @@ from .formats import format_of
 from .layout import find_layout, is_read_in_series, layout_problems, likely_shards, shards_of_index
 from .problems import Problem, first_few
 from .reference import HubReference, LocalReference, is_registered, parse_reference
-from .sources import CheckpointSource
+from .sources import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, CheckpointSource
 from .sources.hub_cache import snapshot_in
 from .sources.local import LocalFolder
 from .sources.parallel import Ahead, map_parallel
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .architecture import ArchitectureConfig
     from .architecture.quantization import Parameters, Quantization
 
-_MAX_CONFIG_BYTES = 10_000_000
-_MAX_INDEX_BYTES = 50_000_000  # of 180,000 tensors: 20 MB
 _MAX_TENSORS = 250_000  # in all shards
 _GUESSED_HEADER_BYTES = 48 * 1024  # of a hub file of which no index tells; most single files have less
 _RECORD_BYTES = 84  # of a safetensors header for one tensor, less its name
@@ -80,9 +78,10 @@ class Checkpoint:
         from .sources.hub import open_hub  # imports huggingface_hub, which local paths do without
 
         def read(repository: HubReference) -> Checkpoint:
-            source = open_hub(repository)
+            chosen = file or repository.file
+            source = open_hub(repository, chosen)
             try:
-                return _Reading(os.fspath(reference), source, file).checkpoint()
+                return _Reading(os.fspath(reference), source, chosen).checkpoint()
             finally:
                 source.close()
 
@@ -146,7 +145,7 @@ class _Reading:
     def checkpoint(self) -> Checkpoint:
         """Everything, in the order that needs the fewest round trips."""
         self.source.announce(likely_shards(self.layout, self.source.files))
-        config = self._read_json("config.json", _MAX_CONFIG_BYTES)
+        config = self._read_json("config.json", MAX_CONFIG_BYTES)
         weight_map, total_size = self._read_index()
         self.problems.extend(layout_problems(self.layout, self.beside, weight_map))
         shards = self._present(tuple(sorted(set(weight_map.values()))) if weight_map else self.layout.shards)
@@ -189,7 +188,7 @@ class _Reading:
         """The index's weight_map and total_size; both empty where no index is."""
         if self.layout.index is None:
             return {}, None
-        index = self._read_json(self.layout.index, _MAX_INDEX_BYTES, unique_keys=True) or {}
+        index = self._read_json(self.layout.index, MAX_INDEX_BYTES, unique_keys=True) or {}
         metadata = index.get("metadata")
         total_size = metadata.get("total_size") if isinstance(metadata, dict) else None
         return shards_of_index(index.get("weight_map"), index=self.layout.index), total_size
@@ -216,7 +215,7 @@ class _Reading:
 
         def read(name: str) -> FileHeader | dict[str, object]:
             if name in extras:
-                return self._read_json(name, _MAX_CONFIG_BYTES) or {}
+                return self._read_json(name, MAX_CONFIG_BYTES) or {}
             with self.source.open(name, ahead=ahead.get(name, _GUESSED_HEADER_BYTES)) as file:
                 header = self.layout.format.read_header(file)
             counts.append(len(header.tensors))

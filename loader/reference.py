@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from ..configs import FOLDER, table
 from .errors import NotFoundError, UsageError
@@ -14,7 +15,10 @@ from .text import did_you_mean
 # huggingface_hub's rule for repository names: word characters, dots and dashes, at most 96, no `--` or `..`.
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.))(?:\w[\w.-]{0,95}/)?\w[\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[\w][\w./-]{0,254}", re.ASCII)
-_PAGE = re.compile(r"https?://(?P<host>[^/]+)/(?P<id>[^/?#]+/[^/?#]+)(?:/(?:tree|blob)/(?P<revision>[^/?#]+).*)?/?")
+_PAGE = re.compile(
+    r"https?://(?P<host>[^/]+)/(?P<id>[^/?#]+/[^/?#]+)"
+    r"(?:/(?P<view>tree|blob|resolve)/(?P<revision>refs/(?:pr|convert)/[^/?#]+|[^/?#]+)(?P<path>/[^?#]*)?)?/?(?:[?#].*)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ class HubReference:
     repo_id: str
     revision: str | None = None
     host: str | None = None  # of the page whose address was given; must be the hub that is asked
+    folder: str = ""  # the sub-folder that is meant, with `/` between its parts
+    file: str | None = None  # the one file in it that is meant
 
 
 def parse_reference(reference: str | os.PathLike[str]) -> LocalReference | HubReference:
@@ -77,12 +83,16 @@ def _hub_reference(name: str, revision: str | None) -> HubReference:
 
 
 def _parse_page(text: str) -> HubReference:
-    """The model behind the address of its page on the hub (or on the mirror that HF_ENDPOINT names)."""
+    """The model, or the folder or file of it, behind the address of a page on the hub (or on the mirror that HF_ENDPOINT names)."""
     page = _PAGE.fullmatch(text)
     if page is None:
         raise UsageError(f"'{text}' is not the address of a model's page", hint="give org/name instead")
-    found = _hub_reference(page["id"], page["revision"])
-    return HubReference(found.repo_id, found.revision, host=page["host"])
+    found = _hub_reference(page["id"], unquote(page["revision"]) if page["revision"] else None)
+    path = unquote(page["path"] or "").strip("/")
+    if path and not all(part.strip(".") and part.isprintable() for part in path.split("/")):
+        raise UsageError(f"'{path}' can't be a path inside a repository", hint="copy the address from the file's page")
+    folder, _, file = ("", "", "") if not path else (path, "", "") if page["view"] == "tree" else path.rpartition("/")
+    return HubReference(found.repo_id, found.revision, host=page["host"], folder=folder, file=file or None)
 
 
 def is_registered(name: str) -> bool:

@@ -7,6 +7,7 @@ A `Fault` says which replies it strikes and how often; the functions below it ma
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -117,6 +118,11 @@ def drip(piece: int, pause: float, **rule: Unpack[Rule]) -> Fault:
     return _of_bodies("drip", lambda reply: replace(reply, piece=piece, pause=pause), 0, rule)
 
 
+def drip_head(pause: float, **rule: Unpack[Rule]) -> Fault:
+    """Send the status line and the headers byte by byte with pauses."""
+    return Fault("dripped head", lambda request, reply: replace(reply, head_pause=pause), **rule)
+
+
 def flip(at: int, **rule: Unpack[Rule]) -> Fault:
     """Invert one byte of the body; every length stays right."""
     return _of_bodies("flip", lambda reply: replace(reply, flip=at), at, rule)
@@ -148,13 +154,13 @@ def wrong_range(shift: int = 1, **rule: Unpack[Rule]) -> Fault:
     return Fault("wrong range", spoil, **rule)
 
 
-def ignore_range(**rule: Unpack[Rule]) -> Fault:
-    """Answer a range with 200 and the whole file."""
+def ignore_range(*, untold: bool = False, **rule: Unpack[Rule]) -> Fault:
+    """Answer a range with 200 and the whole file, its length untold if so wished."""
 
     def spoil(request: Request, reply: Response) -> Response | None:
         if reply.status != 206 or reply.whole is None:
             return None
-        return replace(reply.with_headers(Content_Range=None), status=200, body=reply.whole)
+        return replace(reply.with_headers(Content_Range=None), status=200, body=reply.whole, chunked=untold)
 
     return Fault("ignored range", spoil, **rule)
 
@@ -167,6 +173,28 @@ def moved_commit(commit: str = "f" * 40, **rule: Unpack[Rule]) -> Fault:
 def changed_etag(etag: str = '"changed"', **rule: Unpack[Rule]) -> Fault:
     """Claim another ETag, as if the file had been replaced between two requests."""
     return _of_headers("changed etag", {"ETag": etag, "X-Linked-Etag": etag}, rule)
+
+
+def weak_etag(**rule: Unpack[Rule]) -> Fault:
+    """Call the ETag weak, as servers that compress and caches between do."""
+
+    def spoil(request: Request, reply: Response) -> Response | None:
+        etag = reply.header("ETag")
+        return None if etag is None else reply.with_headers(ETag=f"W/{etag}")
+
+    return Fault("weak etag", spoil, **rule)
+
+
+def forget_sizes(**rule: Unpack[Rule]) -> Fault:
+    """List the files without their sizes, as mirrors do."""
+
+    def spoil(request: Request, reply: Response) -> Response | None:
+        listing = json.loads(reply.body.data)
+        for line in listing["siblings"]:
+            line.pop("size", None)
+        return replace(reply, body=replace(reply.body, data=json.dumps(listing).encode()))
+
+    return Fault("forgotten sizes", spoil, **rule)
 
 
 def html(page: str = "<!doctype html><title>Sign in</title>", **rule: Unpack[Rule]) -> Fault:

@@ -75,6 +75,7 @@ class Response:
     reset: bool = False  # ... by a reset, not by an orderly close (cut is None: before the status line)
     stall: float = 0.0  # send nothing for so many seconds
     stall_at: int | None = None  # ... after so many bytes of the body; None: before the status line
+    head_pause: float = 0.0  # before each byte of the status line and the headers
     piece: int = MIB  # write the body in pieces of so many bytes
     pause: float = 0.0  # ... with a pause before each one
     chunked: bool = False  # Transfer-Encoding instead of Content-Length

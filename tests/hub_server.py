@@ -20,6 +20,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -27,6 +28,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
+from http.client import responses
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
@@ -143,6 +145,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, reply: Response, record: Record) -> None:
         head, body = self._head(reply), reply.body
+        for byte in head if reply.head_pause else b"":
+            self.wfile.write(bytes([byte]))
+            self.server.hub.sleep(reply.head_pause)
+        head = b"" if reply.head_pause else head
         if self.command == "HEAD" or reply.status == HTTPStatus.NOT_MODIFIED:
             self.wfile.write(head)
         elif not reply.plain:
@@ -160,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         framing = {"Transfer-Encoding": "chunked"} if reply.chunked else {"Content-Length": str(len(reply.body))}
         connection = {"Connection": "close" if self.close_connection else "keep-alive", "Date": self.date_time_string()}
         headers = framing | dict(reply.headers) | connection
-        status = f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}"
+        status = f"HTTP/1.1 {reply.status} {responses.get(reply.status, 'Unknown')}"
         lines = [status, *(f"{name}: {_UNSPEAKABLE.sub('?', value)}" for name, value in headers.items())]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
@@ -205,14 +211,19 @@ class _Server(ThreadingTCPServer):
     request_queue_size = 512
     numbers = itertools.count(1)
 
-    def __init__(self, hub: HubServer, name: str) -> None:
+    def __init__(self, hub: HubServer, name: str, certificate: Path | None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.hub, self.name = hub, name
+        self._scheme = "http" if certificate is None else "https"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self._open: set[socket.socket] = set()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self.server_address[1]}"
 
     @contextmanager
     def running(self) -> Iterator[str]:
@@ -247,15 +258,19 @@ class _Server(ThreadingTCPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Let clients leave when they like; keep everything else for `hub` to raise."""
         error = sys.exception()
-        if error is not None and not isinstance(error, ConnectionError):
+        if error is not None and not isinstance(error, ConnectionError | ssl.SSLError):
             self.hub.crashes.append(error)
 
 
 @contextmanager
-def hub(**options: Any) -> Iterator[HubServer]:
-    """Run a hub and its storage host on two free ports; options as `HubServer` and `Site` take them."""
+def hub(*, certificate: Path | None = None, **options: Any) -> Iterator[HubServer]:
+    """Run a hub and its storage host on two free ports, with TLS if there is a `certificate` (PEM, with its key).
+
+    Other options as `HubServer` and `Site` take them.
+    """
     server = HubServer(**options)
-    with _Server(server, "hub").running() as server.endpoint, _Server(server, "cdn").running() as server.cdn_endpoint:
+    running = [_Server(server, name, certificate).running() for name in ("hub", "cdn")]
+    with running[0] as server.endpoint, running[1] as server.cdn_endpoint:
         yield server
     if server.crashes:
         raise RuntimeError("the test's own server has a bug") from server.crashes[0]

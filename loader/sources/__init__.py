@@ -8,6 +8,10 @@ from typing import Protocol
 
 from ..problems import Problem
 
+# What the small files beside the weights may have: refused before they are read, wherever they lie.
+MAX_CONFIG_BYTES = 10_000_000
+MAX_INDEX_BYTES = 50_000_000  # of 180,000 tensors: 20 MB
+
 
 def license_text(value: object) -> str | None:
     """A model card's licence, or its several licences, as one line; None where it names none."""

@@ -92,6 +92,19 @@ def _explained(error: OSError, name: str) -> InvalidCheckpointError | NotFoundEr
     return InvalidCheckpointError(f"can't be read: {error.strerror}", file=name)
 
 
+def read_small(path: Path, name: str, *, limit: int) -> bytes:
+    """A whole file's bytes. Raises InvalidCheckpointError over `limit` bytes."""
+    with LocalFile(path, name) as file:
+        check_size(name, file.size, limit=limit)
+        return file.read(0, file.size)
+
+
+def check_size(name: str, size: int, *, limit: int) -> None:
+    """Raises InvalidCheckpointError for a file of more than `limit` bytes."""
+    if size > limit:
+        raise InvalidCheckpointError(f"has {size:,} bytes, more than the {limit:,} such a file may have", file=name)
+
+
 class LocalFolder:
     """A folder on this machine that holds a checkpoint."""
 
@@ -114,10 +127,7 @@ class LocalFolder:
         """A small file's bytes; None where there is no such file."""
         if name not in self.files and not os.path.lexists(self.path / name):
             return None
-        with self.open(name) as file:
-            if file.size > limit:
-                raise InvalidCheckpointError(f"has {file.size:,} bytes, more than the {limit:,} such a file may have", file=name)
-            return file.read(0, file.size)
+        return read_small(self.path / name, name, limit=limit)
 
     def open(self, name: str, *, ahead: int = 0) -> LocalFile:
         """The file for ranged reads, checked on leaving its `with` to be the file that was opened."""

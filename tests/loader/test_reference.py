@@ -22,7 +22,14 @@ from mlload.loader.reference import HubReference, LocalReference, parse_referenc
         ("tiny", LocalReference(FOLDER / "tiny")),
         ("https://hub.example/org/name", HubReference("org/name", None, "hub.example")),
         ("https://hub.example/org/name/tree/v1.0", HubReference("org/name", "v1.0", "hub.example")),
-        ("https://hub.example/org/name/blob/main/config.json", HubReference("org/name", "main", "hub.example")),
+        ("https://hub.example/org/name/blob/main/config.json", HubReference("org/name", "main", "hub.example", file="config.json")),
+        (
+            "https://hub.example/org/name/resolve/main/a/b/x.gguf?download=true",
+            HubReference("org/name", "main", "hub.example", "a/b", "x.gguf"),
+        ),
+        ("https://hub.example/org/name/tree/main/sub/", HubReference("org/name", "main", "hub.example", "sub")),
+        ("https://hub.example/org/name/tree/refs%2Fpr%2F1", HubReference("org/name", "refs/pr/1", "hub.example")),
+        ("https://hub.example/org/name/tree/refs/pr/1/a%20b", HubReference("org/name", "refs/pr/1", "hub.example", "a b")),
     ],
 )
 def test_names(text: str, expected: object) -> None:
@@ -43,7 +50,8 @@ def test_paths_that_lead_nowhere(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a b", "org/na--me", "org/na..me", "-x/y", "org/name@", "org/name@a..b", "x" * 300, "a\0b", "https://hub.example/", "tiny@main"],
+    ["", "a b", "org/na--me", "org/na..me", "-x/y", "org/name@", "org/name@a..b", "x" * 300, "a\0b", "https://hub.example/", "tiny@main"]
+    + [f"https://hub.example/org/name/{page}" for page in ("tree/main/..", "blob/main/a/%2e%2e/b", "blob/main/%00", "tree/a..b")],
 )
 def test_what_can_be_no_reference(text: str) -> None:
     with pytest.raises(mlload.UsageError):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import hub_faults as faults
 import pytest
 from conftest import LLAMA_CONFIG, Outcome, write_safetensors
 from hub_faults import Fault
-from hub_server import HubServer, hub
+from hub_server import HubServer
 
 import mlload
 
@@ -20,27 +20,9 @@ REPO = "org/llama"
 Ask = Callable[..., Outcome]
 
 
-@pytest.fixture
-def server(llama: Path) -> Iterator[HubServer]:
-    (llama / "README.md").write_text("---\nlicense: mit\n---\n")
-    with hub() as server:
-        server.add(REPO, llama)
-        yield server
-
-
-@pytest.fixture
-def ask(server: HubServer, run: Callable[..., Outcome]) -> Ask:
-    """`mlload inspect` of a repository on the server, without a cache."""
-
-    def start(reference: str = REPO, *arguments: str, **env: str) -> Outcome:
-        return run("inspect", reference, "--json", *arguments, env={"HF_ENDPOINT": server.endpoint, "HF_HUB_OFFLINE": "0", **env})
-
-    return start
-
-
-def download(server: HubServer, home: Path) -> None:
+def download(server: HubServer, home: Path, files: str = "*") -> None:
     """Fill the cache as huggingface_hub does."""
-    code = f"from huggingface_hub import snapshot_download; snapshot_download({REPO!r})"
+    code = f"from huggingface_hub import snapshot_download; snapshot_download({REPO!r}, allow_patterns={files!r})"
     env = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(home), "PATH": "/usr/bin:/bin", "HF_HUB_DISABLE_XET": "1"}
     subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
 
@@ -134,7 +116,11 @@ REFUSALS: dict[str, tuple[str, dict[str, str], str]] = {
     "unknown token": (REPO, {"HF_TOKEN": "hf_unknown"}, "the hub does not accept the token"),
     "revision": (f"{REPO}@nowhere", {}, f"error: {REPO} has no revision 'nowhere'"),
     "offline": (REPO, {"HF_HUB_OFFLINE": "1"}, "is not in the cache"),
-    "no server": (REPO, {"HF_ENDPOINT": "http://127.0.0.1:9"}, "error: 127.0.0.1:9 failed 5 times"),
+    "no server": (
+        REPO,
+        {"HF_ENDPOINT": "http://127.0.0.1:9"},
+        "called 'org/llama', and the hub can't be asked: 127.0.0.1:9 failed 5 times",
+    ),
     "another hub's page": ("https://example.org/org/llama", {}, "example.org is not the hub that is asked"),
 }
 
@@ -151,6 +137,48 @@ def test_what_can_not_be_had_says_why(ask: Ask, server: HubServer, llama: Path, 
     assert outcome.err.count("\n") == 1
 
 
+LISTED = "*/revision/main"
+
+
+@pytest.mark.parametrize("page", ["tree/main/sub", "blob/main/sub/model.safetensors", "resolve/main/sub/model.safetensors?download=true"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_address_of_a_folder_or_file_leads_to_it(
+    ask: Ask, server: HubServer, llama: Path, tmp_path: Path, page: str, cached: bool
+) -> None:
+    (llama / "sub").mkdir()
+    write_safetensors(llama / "sub" / "model.safetensors", {"model.embed_tokens.weight": ("F32", (10, 8))})
+    (llama / "sub" / "config.json").write_text(json.dumps(LLAMA_CONFIG | {"max_position_embeddings": 7}))
+    server.add(REPO, llama)
+    if cached:
+        download(server, tmp_path / "hf")
+    answer = ask(f"{server.endpoint}/{REPO}/{page}", HF_HUB_OFFLINE=str(int(cached))).json
+    assert (answer["source"], answer["tensors"], answer["context_length"]) == ("cache" if cached else "hub", 1, 7)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("told", [True, False])
+def test_large_small_files_are_refused(ask: Ask, server: HubServer, llama: Path, name: str, told: bool) -> None:
+    (llama / name).write_bytes(b" " * 60_000_000)
+    server.add(REPO, llama)
+    if not told:
+        server.faults += [faults.forget_sizes(path=LISTED, times=None)]
+    outcome = ask()
+    assert outcome.code == 4
+    assert f"error: {name}: has " in outcome.err
+    assert "bytes, more than the" in outcome.err
+
+
+def test_tag_that_is_weak_at_times_is_the_same(ask: Ask, server: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "single"
+    folder.mkdir()
+    write_safetensors(folder / "model.safetensors", {f"model.layers.{number}.weight": ("F32", (1,)) for number in range(1000)})
+    server.add("org/single", folder)  # its header takes two reads
+    server.faults += [faults.weak_etag(server="cdn", times=1)]
+    outcome = ask("org/single")
+    assert outcome.code == 0, outcome.err
+    assert [record.fault for record in server.log if record.server == "cdn"] == ["weak etag", ""]
+
+
 PASSING: dict[str, list[Fault]] = {
     "busy": [faults.status(503, times=2)],
     "broken": [faults.status(500, server="cdn", times=1), faults.status(502, path="*config.json", times=1)],
@@ -158,6 +186,8 @@ PASSING: dict[str, list[Fault]] = {
     "asked to wait until": [faults.status(429, retry_after=faults.http_date(1), times=1)],
     "reset": [faults.reset(None, times=1), faults.reset(20, server="cdn", times=1)],
     "short": [faults.short(10, times=2)],
+    "behind a CDN": [faults.status(520, times=1), faults.status(529, server="cdn", times=1)],
+    "ranges ignored, length untold": [faults.ignore_range(untold=True, server="cdn", times=None)],
     "ranges ignored": [faults.ignore_range(server="cdn", times=None)],
     "chunked": [faults.chunked(times=None)],
     "dice": [faults.status(503, times=None, probability=0.2, seed=1), faults.reset(5, times=None, probability=0.1, seed=2)],
@@ -228,7 +258,15 @@ def test_cached_shards_are_not_read_from_the_hub(ask: Ask, server: HubServer, tm
     download(server, tmp_path / "hf")
     server.reset_log()
     assert ask().json["source"] == "hub"
-    assert not [record for record in server.log if record.file.endswith(".safetensors")]
+    assert [record.file for record in server.log] == [""]  # nothing but the listing
+
+
+@pytest.mark.parametrize("files", ["*.json", "*0001-of*", "model*"])
+def test_commit_of_which_only_a_part_is_cached_is_asked_for(ask: Ask, server: HubServer, llama: Path, tmp_path: Path, files: str) -> None:
+    download(server, tmp_path / "hf", files)
+    answer = ask(f"{REPO}@{server.add(REPO, llama)}").json
+    assert (answer["source"], answer["tensors"], answer["class_name"]) == ("hub", 21, "LlamaForCausalLM")
+    assert answer["problems"] == []
 
 
 def test_cache_folder_serves_as_reference(server: HubServer, run: Callable[..., Outcome], tmp_path: Path) -> None:
