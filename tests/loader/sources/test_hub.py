@@ -168,6 +168,19 @@ def test_large_small_files_are_refused(ask: Ask, server: HubServer, llama: Path,
     assert "bytes, more than the" in outcome.err
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_length_is_the_listings_where_the_storage_tells_none(ask: Ask, server: HubServer, tmp_path: Path, told: bool) -> None:
+    folder = tmp_path / "single"
+    folder.mkdir()
+    write_safetensors(folder / "model.safetensors", {"model.embed_tokens.weight": ("F32", (1000, 100))})
+    server.add("org/single", folder)
+    server.faults += [faults.ignore_range(untold=True, server="cdn", times=None)]
+    server.faults += [] if told else [faults.forget_sizes(path=LISTED, times=None)]
+    outcome = ask("org/single")
+    assert outcome.code == (0 if told else 3)
+    assert told or "does not say how long model.safetensors is; download the model first" in outcome.err
+
+
 def test_tag_that_is_weak_at_times_is_the_same(ask: Ask, server: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "single"
     folder.mkdir()
@@ -187,7 +200,6 @@ PASSING: dict[str, list[Fault]] = {
     "reset": [faults.reset(None, times=1), faults.reset(20, server="cdn", times=1)],
     "short": [faults.short(10, times=2)],
     "behind a CDN": [faults.status(520, times=1), faults.status(529, server="cdn", times=1)],
-    "ranges ignored, length untold": [faults.ignore_range(untold=True, server="cdn", times=None)],
     "ranges ignored": [faults.ignore_range(server="cdn", times=None)],
     "chunked": [faults.chunked(times=None)],
     "dice": [faults.status(503, times=None, probability=0.2, seed=1), faults.reset(5, times=None, probability=0.1, seed=2)],
