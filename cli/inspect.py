@@ -13,6 +13,7 @@ from .output import note, print_json, print_tables, terminal_width
 
 if TYPE_CHECKING:
     from ..loader.checkpoint import Checkpoint
+    from ..loader.inspection import InspectReport
     from ..loader.tensors import TensorEntry
 
 
@@ -54,16 +55,7 @@ def inspect(
     if diff is not None:
         _show_diff(model, diff, file, pattern, regex, unfold=tensors, as_json=as_json, strict=strict)
         return
-    from ..loader.checkpoint import Checkpoint
-
-    opened = Checkpoint.begin(model, file=file)
-    # Imported while a hub's answers are on their way.
-    from ..loader.inspection import inspect as inspect_checkpoint
-
-    if not as_json:
-        import_module(".tensor_tables" if listing else ".inspect_tables", __package__)
-    checkpoint = opened()
-    report = inspect_checkpoint(checkpoint)
+    checkpoint, report = _inspected(model, file, None if as_json else ".tensor_tables" if listing else ".inspect_tables")
     listed = _chosen(checkpoint, pattern, regex) if listing else None
     if as_json:
         print_json(report.to_json() | ({} if listed is None else {"tensor_table": [each._asdict() for each in listed]}))
@@ -80,6 +72,19 @@ def inspect(
         from ..loader.errors import ThresholdExceededError
 
         raise ThresholdExceededError(f"{model} has {counted(count, 'problem')}")
+
+
+def _inspected(model: str, file: str | None, tables: str | None) -> tuple[Checkpoint, InspectReport]:
+    """The checkpoint and its report. What will show them is imported while a hub's answers are on their way."""
+    from ..loader.checkpoint import Checkpoint
+
+    opened = Checkpoint.begin(model, file=file)
+    from ..loader.inspection import inspect as inspect_checkpoint
+
+    if tables is not None:
+        import_module(tables, __package__)
+    checkpoint = opened()
+    return checkpoint, inspect_checkpoint(checkpoint)
 
 
 def _chosen(checkpoint: Checkpoint, pattern: str | None, regex: str | None) -> list[TensorEntry]:

@@ -69,7 +69,7 @@ def _fact_lines(report: InspectReport) -> Iterator[tuple[str, str]]:
     kind = f"{report.format} {report.file_type}" if report.file_type else report.format
     yield "weights", f"{format_bytes(report.bytes)} ({report.bytes:,} bytes), {kind}{shards}, {counted(report.tensors, 'tensor')}"
     yield "quantized", _quantization(report)
-    yield "layers", _shape(report)
+    yield "layers" if report.num_layers else "sizes", _shape(report)
     yield "experts", _experts(report)
     yield "context", _context(report)
     yield "KV cache", "" if report.kv_cache is None else _cache(report.kv_cache, report.context_length)

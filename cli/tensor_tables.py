@@ -52,7 +52,7 @@ def diff_tables(report: DiffReport, *, unfold: bool, width: int | None) -> Itera
         "only before": [(printable(name),) for name in report.only_before],
         "only after": [(printable(name),) for name in report.only_after],
         "shape": [_line(change) for change in report.shapes],
-        "dtype": [_line(change) for change in report.dtypes],
+        "dtype": [(printable(change.name), str(change.before), str(change.after)) for change in report.dtypes],
     }
     for label, lines in kinds.items():
         if lines:

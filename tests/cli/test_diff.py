@@ -72,6 +72,13 @@ def test_configs_that_are_nested_too_deeply_are_refused(run: Run, llama: Path, w
     assert run("inspect", llama, "--diff", wide, "--json").code == 0
 
 
+def test_dtypes_are_shown_as_they_are_called(run: Run, tmp_path: Path) -> None:
+    for name, dtype in (("a", "BF16"), ("b", "F32")):
+        write_safetensors(tmp_path / f"{name}.safetensors", {"w": (dtype, (2,))})
+    lines = run("inspect", tmp_path / "a.safetensors", "--diff", tmp_path / "b.safetensors").out.splitlines()
+    assert lines[-3].split() == ["w", "BF16", "F32"]
+
+
 def test_long_values_are_shown_where_they_differ(run: Run, llama: Path, wide: Path) -> None:
     for folder, last in ((llama, "full"), (wide, "sliding")):
         (folder / "config.json").write_text(json.dumps({"layer_types": [*["sliding"] * 40, last]}))
