@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import compress, islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
 
+from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,17 +16,25 @@ from ..loader.inspection import Component, InspectReport, LayerGroup
 from ..loader.problems import Problem
 from ..loader.text import counted, format_bytes, format_count, printable
 
-_BAR = 16  # columns of a whole share
+_BAR = 16  # columns of a whole share, at most
 _MOST_FILES = 12
 _MOST_ROWS = 1_000  # of parts
 _LONG_CONTEXT = 8192  # tokens for which the cache is shown beside the model's own context
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
-# The columns of the parts, and how wide a terminal must be to have each: in a narrow one names and sizes remain.
-_PART_COLUMNS = {"part": 0, "tensors": 50, "parameters": 0, "bytes": 0, "share": 64, "dtype": 56, "": 80}
+_LEAST_BAR = 4
+_GAP = 2  # columns between columns
+_LEFT = ("part", "dtype")
+_GIVING_WAY = ("share", "dtype", "tensors")  # in this order, where the terminal is too narrow
+_BOUNDLESS = 1_000_000
 
-# A row's style and its cells.
-_Row = tuple[str | None, tuple[str, ...]]
+
+class _Row(NamedTuple):
+    """A row's style, its cells, and its share of all bytes."""
+
+    style: str | None
+    cells: tuple[str, ...]
+    share: float = 0.0
 
 
 def inspect_tables(report: InspectReport, *, unfold: bool = False, width: int | None = None) -> Iterator[RenderableType]:
@@ -35,7 +45,7 @@ def inspect_tables(report: InspectReport, *, unfold: bool = False, width: int | 
     yield _parts(report, unfold=unfold, width=width)
     if len(report.by_dtype) > 1:
         yield Text()
-        yield _dtypes(report)
+        yield _dtypes(report, width=width)
     yield Text()
     yield _files(report)
     yield Text()
@@ -152,28 +162,39 @@ def _cache(cache: KVCache, context: int | None) -> str:
 
 
 def _parts(report: InspectReport, *, unfold: bool, width: int | None) -> Table:
-    """Every part in order, stacks as their layers; a bar for its share of the bytes."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    shown = [width is None or width >= least for least in _PART_COLUMNS.values()]
+    """Every part in order, stacks as their layers."""
     every = _part_rows(report, unfold=unfold)
     rows = list(islice(every, _MOST_ROWS))
-    longest = max((len(cells[0]) for _, cells in rows), default=0)
-    kept = longest if width is None else min(longest, width * 2 // 5)  # for the names, whatever the bars would take
-    for title in compress(_PART_COLUMNS, shown):
-        if title in ("part", "dtype"):
-            table.add_column(title, overflow="fold", min_width=kept if title == "part" else None)
-        elif title:
-            table.add_column(title, justify="right", no_wrap=True)
-        else:
-            table.add_column(title, style="cyan", overflow="crop")
-    for style, cells in rows:
-        table.add_row(*compress(cells, shown), style=style)
     rest = sum(1 for _ in every)
     if rest:
-        table.add_row(f"{rest:,} more lines (--json lists all)", style="dim")
+        rows.append(_Row("dim", (f"{rest:,} more lines (--json lists all)", "", "", "", "", "")))
     sizes = (f"{report.tensors:,}", format_count(report.parameters), format_bytes(report.bytes))
-    table.add_row(*compress(("total", *sizes, "", ", ".join(report.by_dtype), ""), shown), style="bold")
+    rows.append(_Row("bold", ("total", *sizes, "", ", ".join(report.by_dtype))))
+    return _with_bars(("part", "tensors", "parameters", "bytes", "share", "dtype"), rows, width)
+
+
+def _with_bars(titles: Sequence[str], rows: Sequence[_Row], width: int | None) -> Table:
+    """The rows with bars for their shares. What does not fit into `width` is left out, so that names and sizes remain."""
+    columns = {title: max(map(cell_len, (title, *(row.cells[at] for row in rows)))) for at, title in enumerate(titles)}
+    room = _BOUNDLESS if width is None else width
+    for title in _GIVING_WAY:
+        if _taken(columns) > room:
+            columns.pop(title, None)
+    bar = min(_BAR, room - _taken(columns) - _GAP)
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for title in columns:
+        table.add_column(title, justify="left" if title in _LEFT else "right", no_wrap=title != titles[0], overflow="fold")
+    if bar >= _LEAST_BAR:
+        table.add_column("", style="cyan", no_wrap=True)
+    for row in rows:
+        cells = (cell for title, cell in zip(titles, row.cells, strict=True) if title in columns)
+        bars = ("█" * round(row.share * bar),) if bar >= _LEAST_BAR else ()
+        table.add_row(*cells, *bars, style=row.style)
     return table
+
+
+def _taken(columns: Mapping[str, int]) -> int:
+    return sum(columns.values()) + _GAP * (len(columns) - 1)
 
 
 def _part_rows(report: InspectReport, *, unfold: bool) -> Iterator[_Row]:
@@ -182,7 +203,7 @@ def _part_rows(report: InspectReport, *, unfold: bool) -> Iterator[_Row]:
         groups.setdefault(f"{group.stack}.*", []).append(group)
     for part in report.components:
         if part.role != "layers":
-            yield "dim" if part.role == "other" else None, _cells(part.name, part, report)
+            yield _row(part.name, part, report, style="dim" if part.role == "other" else None)
             continue
         for group in groups.get(part.name, ()):
             yield from _layer_rows(group, report, unfold=unfold)
@@ -192,35 +213,30 @@ def _layer_rows(group: LayerGroup, report: InspectReport, *, unfold: bool) -> It
     count = group.last - group.first + 1
     if unfold or count == 1:
         for index in range(group.first, group.last + 1):
-            yield None, _cells(f"{group.stack}.{index}", group, report)
+            yield _row(f"{group.stack}.{index}", group, report)
         return
-    yield None, _cells(f"{group.stack}.{group.first} to {group.last}", group, report, count=count)
-    yield "dim", ("  each", f"{group.tensors:,}", format_count(group.parameters), format_bytes(group.bytes), "", "", "")
+    yield _row(f"{group.stack}.{group.first} to {group.last}", group, report, count=count)
+    yield _Row("dim", ("  each", f"{group.tensors:,}", format_count(group.parameters), format_bytes(group.bytes), "", ""))
 
 
-def _cells(name: str, part: Component | LayerGroup, report: InspectReport, *, count: int = 1) -> tuple[str, ...]:
+def _row(name: str, part: Component | LayerGroup, report: InspectReport, *, count: int = 1, style: str | None = None) -> _Row:
     """One row for `count` parts like this one."""
     sizes = (f"{count * part.tensors:,}", format_count(count * part.parameters), format_bytes(count * part.bytes))
-    share, bar = _share(count * part.bytes, report)
-    return printable(name), *sizes, share, ", ".join(part.dtypes), bar
+    share = _share(count * part.bytes, report)
+    return _Row(style, (printable(name), *sizes, f"{share:.1%}", ", ".join(part.dtypes)), share)
 
 
-def _share(count: int, report: InspectReport) -> tuple[str, str]:
-    share = count / report.bytes if report.bytes else 0.0
-    return f"{share:.1%}", "█" * round(share * _BAR)
+def _share(count: int, report: InspectReport) -> float:
+    return count / report.bytes if report.bytes else 0.0
 
 
-def _dtypes(report: InspectReport) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("dtype", min_width=24)
-    for column in ("tensors", "parameters", "bytes", "share"):
-        table.add_column(column, justify="right")
-    table.add_column("", style="cyan")
+def _dtypes(report: InspectReport, *, width: int | None) -> Table:
+    rows: list[_Row] = []
     for dtype, amount in report.by_dtype.items():
-        table.add_row(
-            dtype, f"{amount.tensors:,}", format_count(amount.parameters), format_bytes(amount.bytes), *_share(amount.bytes, report)
-        )
-    return table
+        sizes = (f"{amount.tensors:,}", format_count(amount.parameters), format_bytes(amount.bytes))
+        share = _share(amount.bytes, report)
+        rows.append(_Row(None, (dtype, *sizes, f"{share:.1%}"), share))
+    return _with_bars(("dtype", "tensors", "parameters", "bytes", "share"), rows, width)
 
 
 def _files(report: InspectReport) -> Table:

@@ -7,8 +7,13 @@ from typing import Annotated
 import typer
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Folder, weights file, hub id (org/name[@revision]) or registered name.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Folder, weights file, hub id (org/name or org/name@revision) or registered name.", show_default=False
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-File = Annotated[str | None, typer.Option("--file", metavar="NAME", help="The weights file to take where there are several.")]
+File = Annotated[
+    str | None, typer.Option("--file", metavar="NAME", help="The weights file to take where there are several; with --diff on both sides.")
+]

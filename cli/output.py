@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _BOUNDLESS = 1_000_000  # columns, where stdout is no terminal: nothing is cut or folded there
+_PLAINER = str.maketrans({"█": "#", "…": "..."})  # of our own characters, for encodings that lack them
 _LINES_AT_ONCE = 1_000
 _TRAILING_SPACE = re.compile(r" +$", re.MULTILINE)
 
@@ -86,8 +87,13 @@ def _rendered(console: Console, part: RenderableType) -> str:
 
 def _write(text: str) -> None:
     """Write to stdout whatever its encoding; end quietly if the reader has gone."""
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        sys.stdout.buffer.write(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
+        data = text.encode(encoding)
+    except UnicodeEncodeError:
+        data = text.translate(_PLAINER).encode(encoding, "backslashreplace")
+    try:
+        sys.stdout.buffer.write(data)
         sys.stdout.flush()
     except BrokenPipeError:
         # Flushing at exit must not try again.

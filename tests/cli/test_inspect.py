@@ -131,6 +131,10 @@ def test_licences_of_a_model_card(run: Run, llama: Path, front: str, licence: st
     assert run("inspect", llama, "--json").json["license"] == licence
 
 
+def test_help_tells_of_revisions(run: Run) -> None:
+    assert "org/name@revision" in " ".join(run("inspect", "--help").out.split())
+
+
 def test_debug_shows_the_traceback(run: Run, tmp_path: Path) -> None:
     assert "Traceback" in run("inspect", tmp_path / "nothing", "--debug").err
 

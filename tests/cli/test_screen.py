@@ -74,6 +74,23 @@ def test_a_hundred_thousand_tensors_are_listed_in_seconds(run: Run, tmp_path: Pa
     assert time.monotonic() - begun < 15  # 2 s here; 23 s as a table
 
 
+def test_a_narrow_terminal_loses_bars_shares_and_dtypes_before_it_folds_names(llama: Path) -> None:
+    titles = [
+        next(line.split() for line in on_terminal(columns, llama).splitlines() if "parameters  " in line[5:]) for columns in (70, 55, 45)
+    ]
+    assert titles == [
+        "part tensors parameters bytes share dtype".split(),
+        "part tensors parameters bytes".split(),
+        "part parameters bytes".split(),
+    ]
+    bars = [re.findall("█+", on_terminal(columns, llama)) for columns in (60, 80, 120)]
+    assert [max(map(len, each), default=0) for each in bars] == [0, 12, 14]
+
+
+def test_bars_where_the_encoding_has_none(run: Run, llama: Path) -> None:
+    assert "87.6%  BF16   ##############\n" in run("inspect", llama, env={"PYTHONIOENCODING": "ascii"}).out
+
+
 @pytest.mark.parametrize("arguments", [["--tensors"], ["--layers"], []])
 def test_no_colour_where_none_is_wanted(run: Run, llama: Path, arguments: list[str]) -> None:
     assert "\x1b" not in run("inspect", llama, *arguments).out
