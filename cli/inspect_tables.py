@@ -73,7 +73,8 @@ def _facts(report: InspectReport) -> Table:
 def _fact_lines(report: InspectReport) -> Iterator[tuple[str, str]]:
     active = f", {format_count(report.active_parameters)} active for a token" if report.active_parameters else ""
     yield "name", printable(report.name or "", limit=120)
-    yield "parameters", f"{format_count(report.parameters)} ({report.parameters:,}){active}"
+    partial = ", without those of the missing shards" if report.partial else ""
+    yield "parameters", f"{format_count(report.parameters)} ({report.parameters:,}){active}{partial}"
     weights = [file for file in report.files if file.role == "weights"]
     shards = f" in {len(weights)} shards" if len(weights) > 1 else ""
     kind = f"{report.format} {report.file_type}" if report.file_type else report.format
@@ -83,7 +84,8 @@ def _fact_lines(report: InspectReport) -> Iterator[tuple[str, str]]:
     yield "experts", _experts(report)
     yield "context", _context(report)
     yield "KV cache", "" if report.kv_cache is None else _cache(report.kv_cache, report.context_length)
-    tied = "tied embeddings" if report.tie_word_embeddings else "own head" if report.head else ""
+    own = "own head, though the config ties it" if report.ties_stored_head else "own head"
+    tied = "tied embeddings" if report.tie_word_embeddings else own if report.head else ""
     marks = ("fused QKV", report.fused_qkv), ("fused gate+up", report.fused_gate_up), ("parallel residual", report.parallel_residual)
     yield (
         "blocks",

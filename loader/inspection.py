@@ -12,6 +12,7 @@ from typing import TypedDict
 from .architecture import ArchitectureConfig, Rope, Stack
 from .architecture.config_view import ConfigView
 from .architecture.experts import Experts, detect_experts
+from .architecture.families import declared_tie
 from .architecture.kv_cache import KVCache, detect_kv_cache
 from .architecture.quantization import Parameters, Quantization
 from .architecture.structure import modality_of
@@ -116,6 +117,7 @@ class InspectReport:
     version: str | None
     class_name: str | None
     kind: str
+    partial: bool  # shards are missing: what is counted is only what is there
     tensors: int
     parameters: int
     active_parameters: int | None
@@ -138,6 +140,7 @@ class InspectReport:
     activation: str
     norm_type: str
     tie_word_embeddings: bool
+    ties_stored_head: bool  # the config ties a head that is stored: transformers shares them if they are equal, else it keeps both
     fused_qkv: bool
     fused_gate_up: bool
     parallel_residual: bool
@@ -166,6 +169,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
     architecture, parameters = checkpoint.architecture, checkpoint.parameters
     stored = list(stored_once(checkpoint.tensors.values()))
     experts = detect_experts(view, stored, parameters)
+    problems = find_problems(checkpoint)
     amounts = _Amounts(parameters)
     whole, by_dtype = amounts.of(stored), amounts.by_dtype(stored)
     main = architecture.structure.main
@@ -184,6 +188,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         version=architecture.version,
         class_name=architecture.class_name,
         kind=architecture.kind.value,
+        partial=any(problem.code == "missing-shard" for problem in problems),
         tensors=whole.tensors,
         parameters=whole.parameters,
         active_parameters=experts.active_parameters if experts else None,
@@ -202,6 +207,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         activation=architecture.activation.value,
         norm_type=architecture.norm_type.value,
         tie_word_embeddings=architecture.tie_embeddings,
+        ties_stored_head=architecture.structure.head is not None and not architecture.tie_embeddings and declared_tie(view) is True,
         fused_qkv=architecture.fused_qkv,
         fused_gate_up=architecture.fused_gate_up,
         parallel_residual=architecture.parallel_residual,
@@ -213,7 +219,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         header_bytes=checkpoint.header_bytes,
         requests=checkpoint.requests,
         bytes_read=checkpoint.bytes_read,
-        problems=find_problems(checkpoint),
+        problems=problems,
     )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from .architecture import Stack
 from .architecture.config_view import ConfigView
 from .checkpoint import Checkpoint
+from .config_sizes import size_problems
 from .layout import is_numbered, is_read_in_series
 from .problems import Problem, first_few
-from .tensors import TensorEntry, stored_once
+from .tensors import stored_once
 
 _MOST_NAMED = 5  # missing layers, before the rest are only hinted at
-_PACKED_DTYPES = ("U8", "I8", "I32", "U32")  # of quantized tables, whose rows count something else
+_BLOCK = re.compile(r"attn|attention|mlp")  # what a layer is made of, numbered or not
 
 
 def find_problems(checkpoint: Checkpoint) -> tuple[Problem, ...]:
@@ -77,45 +79,27 @@ def _count_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
 
 
 def _config_problems(checkpoint: Checkpoint, view: ConfigView) -> Iterator[Problem]:
-    """Layer count, hidden size and vocabulary of the config against the tensors."""
+    """Layer count and sizes of the config against the tensors."""
     structure = checkpoint.architecture.structure
     declared = view.integer("num_hidden_layers")
     alone = [stack for stack in structure.stacks if stack.modality == "text" and not stack.side] == [structure.main]
-    if declared and not structure.stacks and checkpoint.tensors:
+    # The one layer of an EAGLE draft has a name instead of a number.
+    named = not structure.stacks and any(_BLOCK.search(name) for name in checkpoint.tensors)
+    if declared and not structure.stacks and checkpoint.tensors and not named:
         yield Problem("error", "layer-count", f"no layers are stored, but the config's num_hidden_layers is {declared:,}")
     # With several stacks, or layers that are used again and again, num_hidden_layers counts something else.
     whole = checkpoint.index is not None or not is_numbered(checkpoint.shards[0]) or len(checkpoint.shards) > 1
     if structure.main is not None and declared is not None and alone and whole and view.get("num_hidden_groups") is None:
         yield from _layer_problems(structure.main, declared, view.integer("num_nextn_predict_layers") or 0)
-    if structure.norm is not None:
-        yield from _hidden_size_problem(structure.norm, view.integer("hidden_size"))
-    yield from _vocabulary_problem(checkpoint, view)
-
-
-def _hidden_size_problem(norm: TensorEntry, hidden_size: int | None) -> Iterator[Problem]:
-    if hidden_size and norm.shape[0] % hidden_size:  # a reversible model carries two halves
-        message = f"has {norm.shape[0]:,} elements, but the config's hidden_size is {hidden_size:,}"
-        yield Problem("error", "hidden-size", message, file=norm.file, tensor=norm.name)
-
-
-def _vocabulary_problem(checkpoint: Checkpoint, view: ConfigView) -> Iterator[Problem]:
-    """What makes the logits has as many rows as the vocabulary, more if padded; an embedding beside a head of its own may have more."""
-    structure, vocab_size = checkpoint.architecture.structure, view.integer("vocab_size")
-    table = structure.head or structure.embedding
-    if table is None or vocab_size is None or table.dtype in _PACKED_DTYPES:
-        return
-    makes_logits = structure.head is not None or checkpoint.architecture.tie_embeddings
-    message = f"has {table.shape[0]:,} rows, but the config's vocab_size is {vocab_size:,}"
-    if table.shape[0] < vocab_size and table.shape[0] != view.integer("draft_vocab_size"):
-        yield Problem("error", "vocab-size", message, file=table.file, tensor=table.name)
-    elif makes_logits and table.shape[0] > vocab_size and view.integer("pad_vocab_size_multiple") is None:
-        yield Problem("warning", "vocab-size", message, file=table.file, tensor=table.name)
+    yield from size_problems(checkpoint, view)
 
 
 def _layer_problems(stack: Stack, declared: int, predicting: int) -> Iterator[Problem]:
     """Gaps in the numbering and fewer layers than declared are errors; more are odd unless they predict further tokens."""
     prefix, indexes = stack.prefix, list(stack.layers)
     stored = set(indexes)
+    if predicting and min(indexes) >= declared:  # the layers that predict further tokens, stored for themselves
+        return
     # Of the numbers one more than are stored must hold a gap if there is any: a layer numbered 999,999,999 costs nothing.
     missing = [number for number in range(min(declared, max(indexes) + 1, len(stored) + _MOST_NAMED + 1)) if number not in stored]
     if missing:

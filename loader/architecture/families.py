@@ -111,7 +111,7 @@ class ArchitectureConfig:
         structure = find_structure(
             tensors.values(),
             vocab_size=view.integer("vocab_size"),
-            tied=_declared_tie(view),
+            tied=declared_tie(view),
             is_encoder_decoder=declared,
             final_norm=table("peculiarities")["final_norm"].get(view.model_type),
         )
@@ -274,17 +274,20 @@ def _rope_scaling(kind: object) -> RopeScaling:
     return RopeScaling(kind) if isinstance(kind, str) and kind in RopeScaling._value2member_map_ else RopeScaling.OTHER
 
 
-def _declared_tie(view: ConfigView) -> bool | None:
+def declared_tie(view: ConfigView) -> bool | None:
     """What the config says of tied embeddings; the whole model's word counts before its text section's."""
     declared = view.whole.get("tie_word_embeddings")
     return declared if isinstance(declared, bool) else view.flag("tie_word_embeddings")
 
 
 def _is_tied(view: ConfigView, structure: Structure) -> bool:
-    """Whether the embedding is the head as well: no head is stored, though the class has one."""
-    if structure.embedding is None or structure.head is not None or _HEADLESS_CLASS.search(view.class_name or ""):
+    """Whether the embedding is the head as well: no head is stored, or on the same bytes, though the class has one."""
+    embedding, head = structure.embedding, structure.head
+    if embedding is None or _HEADLESS_CLASS.search(view.class_name or ""):
         return False
-    return _declared_tie(view) is not False
+    if head is not None:
+        return (head.file, head.offset, head.nbytes) == (embedding.file, embedding.offset, embedding.nbytes)
+    return declared_tie(view) is not False
 
 
 def _any(pattern: re.Pattern[str], names: Iterable[str]) -> bool:

@@ -105,7 +105,7 @@ CONFIGS = (
     Case("broken", "tokenizer-config-a-list", both(config(), files({"tokenizer_config.json": "[]"})), 4, ("tokenizer_config.json", "list")),
     _odd("config-missing", files({WEIGHTS: safetensors(llama())}), "no-config"),
     _good("config-empty-object", config(b"{}")),
-    _good("config-null-values", config(json.dumps(dict.fromkeys(LLAMA_CONFIG)))),
+    _odd("config-null-values", config(json.dumps(dict.fromkeys(LLAMA_CONFIG))), "config-value"),
     _odd("layers-fewer-than-declared", config(num_hidden_layers=3), "layer-count"),
     _odd("layers-more-than-declared", config(num_hidden_layers=1), "extra-layers"),
     _odd("layers-with-a-gap", model(llama((0, 2)), num_hidden_layers=3), "missing-layers"),
@@ -115,6 +115,9 @@ CONFIGS = (
     _odd("vocab-size-larger", config(vocab_size=32), "vocab-size"),
     _odd("vocab-size-smaller", config(vocab_size=15), "vocab-size"),  # from_pretrained refuses it for its shape
     _odd("hidden-size-larger", config(hidden_size=16), "hidden-size"),
+    _odd("heads-that-do-not-divide", config(num_attention_heads=3), "attention-heads"),
+    _odd("key-value-heads-more", config(num_key_value_heads=2), "attention-heads"),
+    _odd("intermediate-size-larger", config(intermediate_size=32), "intermediate-size"),
     _odd("quantization-not-found", config(quantization_config={"quant_method": "gptq", "bits": 4}), "quantization-not-found"),
     _odd("no-tensors", files({WEIGHTS: safetensors({}), CONFIG: LLAMA_CONFIG}), "no-tensors"),
     Case("broken", "strict", config(num_hidden_layers=3), 7, ("1 problem",), ("--json", "--strict")),
@@ -130,7 +133,7 @@ _GARBAGE: dict[str, object] = {
     "booleans": True,
     "floats": 1e308,
 }
-_FOUND = {"numbers": ("vocab-size",)}  # what such a config can be held against
+_FOUND = {"numbers": ("vocab-size", "attention-heads"), "objects": ()}  # what such a config can be held against
 # Keys whose values something reads.
 _READ = (
     *("architectures", "model_type", "hidden_act", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
@@ -148,12 +151,19 @@ _READ = (
 )
 
 HOSTILE_CONFIGS = (
-    *(_calm(f"config-all-{what}", config(**dict.fromkeys(_READ, value)), *_FOUND.get(what, ())) for what, value in _GARBAGE.items()),
-    *(_calm(f"num-hidden-layers-{what}", config(num_hidden_layers=value)) for what, value in _NUMBERS.items() if what != "zero"),
+    *(
+        _calm(f"config-all-{what}", config(**dict.fromkeys(_READ, value)), *_FOUND.get(what, ("config-value",)))
+        for what, value in _GARBAGE.items()
+    ),
+    *(
+        _calm(f"num-hidden-layers-{what}", config(num_hidden_layers=value), *(("config-value",) if what != "huge" else ()))
+        for what, value in _NUMBERS.items()
+        if what != "zero"
+    ),
     _calm("num-hidden-layers-zero", config(num_hidden_layers=0), "extra-layers"),
     _calm("num-hidden-layers-10-to-the-9", config(num_hidden_layers=10**9), "layer-count"),
     _calm("num-attention-heads-zero", config(num_attention_heads=0)),
-    _calm("num-key-value-heads-negative", config(num_key_value_heads=-8)),
+    _calm("num-key-value-heads-negative", config(num_key_value_heads=-8), "config-value"),
     _calm("hidden-size-10-to-the-12", config(hidden_size=10**12), "hidden-size"),
     _calm("context-10-to-the-12", config(max_position_embeddings=10**12)),
     _calm("numbers-infinite", config(_with("rope_theta", "1e400"))),
