@@ -5,11 +5,11 @@ A size is contradicted where every layer says otherwise: some families give sing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
-from .architecture import Stack
 from .architecture.config_view import ConfigView
+from .architecture.quantization import Parameters
 from .checkpoint import Checkpoint
 from .problems import Problem
 from .tensors import TensorEntry
@@ -21,6 +21,7 @@ _CONFIG_FILE = "config.json"
 # Sizes that every config gives as one whole number, and those that some leave open or give for each layer.
 _ONE_FOR_ALL = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _LEFT_OPEN = ("num_key_value_heads", "intermediate_size", "head_dim", "max_position_embeddings")
+_PROJECTIONS = (*(f"self_attn.{name}_proj.weight" for name in "qko"), "mlp.up_proj.weight", "mlp.down_proj.weight")
 
 _Layer = Mapping[str, TensorEntry]
 
@@ -35,8 +36,9 @@ def size_problems(checkpoint: Checkpoint, view: ConfigView) -> Iterator[Problem]
     yield from _vocabulary_problem(checkpoint, view)
     if structure.main is not None and "auto_map" not in view.whole:  # a model's own code may read its config otherwise
         own = ConfigView(view.text)  # outside its section stand the sizes of other parts, too
-        yield from _contradicted(structure.main, "attention-heads", lambda layer: _attention(layer, own))
-        yield from _contradicted(structure.main, "intermediate-size", lambda layer: _feed_forward(layer, own))
+        layers = [_plain(layer, checkpoint.parameters) for layer in structure.main.layers.values()]
+        yield from _contradicted("attention-heads", (_attention(layer, own) for layer in layers))
+        yield from _contradicted("intermediate-size", (_feed_forward(layer, own) for layer in layers))
 
 
 def _value_problems(view: ConfigView) -> Iterator[Problem]:
@@ -72,11 +74,10 @@ def _vocabulary_problem(checkpoint: Checkpoint, view: ConfigView) -> Iterator[Pr
 _Contradiction = tuple[TensorEntry, str]
 
 
-def _contradicted(stack: Stack, code: str, check: Callable[[_Layer], _Contradiction | Literal[False] | None]) -> Iterator[Problem]:
-    """The first layer's contradiction if no layer agrees; `check` gives False where one does, None where it says nothing."""
+def _contradicted(code: str, verdicts: Iterable[_Contradiction | Literal[False] | None]) -> Iterator[Problem]:
+    """The first layer's contradiction if no layer agrees; a verdict is False where one does, None where it says nothing."""
     first: _Contradiction | None = None
-    for layer in stack.layers.values():
-        found = check(layer)
+    for found in verdicts:
         if found is False:
             return
         first = first or found
@@ -84,10 +85,10 @@ def _contradicted(stack: Stack, code: str, check: Callable[[_Layer], _Contradict
         yield Problem("error", code, first[1], file=first[0].file, tensor=first[0].name)
 
 
-def _matrices(layer: _Layer, *names: str) -> list[TensorEntry] | None:
-    """The layer's tensors of these names if all are there as plain matrices."""
-    found = [tensor for name in names if (tensor := layer.get(name)) is not None and len(tensor.shape) == 2 and tensor.dtype in _SHAPED]
-    return found if len(found) == len(names) else None
+def _plain(layer: _Layer, parameters: Parameters) -> _Layer:
+    """The projections of a layer whose shapes are the weights' own."""
+    found = ((name, layer[name]) for name in _PROJECTIONS if name in layer)
+    return {name: each for name, each in found if len(each.shape) == 2 and each.dtype in _SHAPED and parameters.of(each) == each.numel}
 
 
 def _attention(layer: _Layer, view: ConfigView) -> _Contradiction | Literal[False] | None:
@@ -95,11 +96,10 @@ def _attention(layer: _Layer, view: ConfigView) -> _Contradiction | Literal[Fals
 
     What the output takes tells the width of all heads as well, and alone where queries carry a gate.
     """
-    found = _matrices(layer, *(f"self_attn.{name}_proj.weight" for name in "qko"))
+    query, key, output = (layer.get(name) for name in _PROJECTIONS[:3])
     heads, kv_heads, head_dim = (view.integer(key) for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
-    if found is None or not heads:
+    if query is None or key is None or output is None or not heads:
         return None
-    query, key, output = found
     width = output.shape[1]
     if width % heads or (head_dim and heads * head_dim not in (width, query.shape[0])):
         of = f" of {head_dim:,}" if head_dim else ""
@@ -112,10 +112,10 @@ def _attention(layer: _Layer, view: ConfigView) -> _Contradiction | Literal[Fals
 
 def _feed_forward(layer: _Layer, view: ConfigView) -> _Contradiction | Literal[False] | None:
     """The feed-forward block widens to intermediate_size and narrows from it."""
-    found, size = _matrices(layer, "mlp.up_proj.weight", "mlp.down_proj.weight"), view.integer("intermediate_size")
-    if found is None or not size:
+    up, down = (layer.get(name) for name in _PROJECTIONS[3:])
+    size = view.integer("intermediate_size")
+    if up is None or down is None or not size:
         return None
-    up, down = found
     if size in (up.shape[0], down.shape[1]):
         return False
     return up, f"has {up.shape[0]:,} rows, but the config's intermediate_size is {size:,}"
