@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import translate
 
 from .errors import UsageError
-from .text import counted
+from .text import counted, printable
 
 _SECONDS = 2.0  # for one expression over all names
 _NUMBERS = re.compile(r"\.\d+\.")
@@ -62,4 +62,4 @@ def nearest(names: Sequence[str], pattern: str) -> str:
         return f"'{inside}' matches {counted(found, 'tensor')}"
     kinds = {_NUMBERS.sub(".*.", name): name for name in reversed(names[:_MOST_COMPARED])}
     near = get_close_matches(_NUMBERS.sub(".*.", pattern), kinds, n=3, cutoff=0.0)
-    return f"nearest: {', '.join(kinds[kind] for kind in near)}"
+    return f"nearest: {', '.join(printable(kinds[kind]) for kind in near)}"
