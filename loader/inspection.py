@@ -175,12 +175,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
     main = architecture.structure.main
     return InspectReport(
         schema=SCHEMA,
-        reference=checkpoint.reference,
-        source=checkpoint.source,
-        location=checkpoint.location,
-        revision=checkpoint.revision,
-        license=checkpoint.license,
-        format=checkpoint.format,
+        **_origin(checkpoint),
         name=name if isinstance(name := checkpoint.metadata.get("general.name"), str) else None,
         file_type=file_type(checkpoint.metadata),
         family=architecture.family,
@@ -216,9 +211,6 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         kv_cache=detect_kv_cache(view, architecture.structure, architecture.kind, _cache_dtype(checkpoint, by_dtype)),
         tokenizer=_tokenizer(checkpoint),
         files=tuple(File(name, size, _file_role(name, checkpoint)) for name, size in checkpoint.files.items()),
-        header_bytes=checkpoint.header_bytes,
-        requests=checkpoint.requests,
-        bytes_read=checkpoint.bytes_read,
         problems=problems,
     )
 
@@ -276,6 +268,34 @@ class _Amounts:
             first, last, tensors = group[0][0], group[-1][0], group[0][1]
             amount = self.of(tensors.values())
             yield LayerGroup(amount.tensors, amount.parameters, amount.bytes, stack.prefix, first, last, _dtypes(tensors.values()))
+
+
+class _Origin(TypedDict):
+    """Where the checkpoint lies, and what reading it took."""
+
+    reference: str
+    source: str
+    location: str
+    revision: str | None
+    license: str | None
+    format: str
+    header_bytes: int
+    requests: int | None
+    bytes_read: int | None
+
+
+def _origin(checkpoint: Checkpoint) -> _Origin:
+    return {
+        "reference": checkpoint.reference,
+        "source": checkpoint.source,
+        "location": checkpoint.location,
+        "revision": checkpoint.revision,
+        "license": checkpoint.license,
+        "format": checkpoint.format,
+        "header_bytes": checkpoint.header_bytes,
+        "requests": checkpoint.requests,
+        "bytes_read": checkpoint.bytes_read,
+    }
 
 
 class _Sizes(TypedDict):
