@@ -97,6 +97,9 @@ def _checked(checkpoint: Checkpoint) -> Kind:
         raise UsageError(
             f"{checkpoint.reference}: only safetensors can be loaded yet, not {checkpoint.format}", hint="`mlload inspect` reads it"
         )
+    if checkpoint.source == "hub" and checkpoint.location.count("/") > 1:  # it was the address of a folder or a file
+        hint = "name the repository, or download this part and name its folder"
+        raise UsageError(f"{checkpoint.location}: only whole repositories can be loaded from the hub yet", hint=hint)
     if checkpoint.config is None:
         raise InvalidCheckpointError(
             "is missing: without it the model can't be built", file="config.json", hint="copy it from where the weights came from"

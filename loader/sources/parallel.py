@@ -82,8 +82,18 @@ class Ahead(Generic[Item, Result]):
             try:
                 slot.value = self._function(item)
             except BaseException as error:  # noqa: BLE001  (raised again by `result`, in the caller's thread)
+                _let_go(error)
                 slot.error = error
             slot.done.set()
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the frames of an error hold, which may be much; their lines stay for --debug."""
+    import traceback
+
+    traceback.clear_frames(error.__traceback__)
+    if error.__suppress_context__:
+        error.__context__ = None
 
 
 def map_parallel(function: Callable[[Item], Result], items: Sequence[Item], *, workers: int) -> list[Result]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,6 +74,21 @@ def test_shards_are_read_side_by_side(ask: Ask, server: HubServer, tmp_path: Pat
     arrivals = sorted(record.at for record in server.log if record.server == "cdn")
     assert len(arrivals) == len(shards)
     assert arrivals[-1] - arrivals[0] < server.delay
+
+
+def test_giant_headers_side_by_side_do_not_add_up(server: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "giant"
+    folder.mkdir()
+    shards = [folder / f"model-{number:05}-of-00016.safetensors" for number in range(1, 17)]
+    shards[0].write_bytes(struct.pack("<Q", 20_000_000) + b'{"w":' + b"9" * 19_999_994 + b"}")
+    for shard in shards[1:]:
+        os.link(shards[0], shard)
+    server.add("org/giant", folder)
+    code = "import mlload, resource\ntry: mlload.inspect('org/giant')\nexcept mlload.InvalidCheckpointError:"
+    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    env = {**os.environ, "HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+    peak = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True).stdout
+    assert int(peak) * 1024 < 300_000_000
 
 
 def test_token_goes_to_the_hub_and_never_to_the_storage(ask: Ask, server: HubServer, llama: Path) -> None:
@@ -153,6 +170,13 @@ def test_the_address_of_a_folder_or_file_leads_to_it(
         download(server, tmp_path / "hf")
     answer = ask(f"{server.endpoint}/{REPO}/{page}", HF_HUB_OFFLINE=str(int(cached))).json
     assert (answer["source"], answer["tensors"], answer["context_length"]) == ("cache" if cached else "hub", 1, 7)
+
+
+def test_part_of_a_repository_is_not_loaded(server: HubServer, run: Callable[..., Outcome]) -> None:
+    env = {"HF_ENDPOINT": server.endpoint, "HF_HUB_OFFLINE": "0"}
+    outcome = run("load", f"{server.endpoint}/{REPO}/blob/main/model-00001-of-00002.safetensors", env=env)
+    assert outcome.code == 2
+    assert "org/llama/model-00001-of-00002.safetensors: only whole repositories can be loaded from the hub yet" in outcome.err
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
