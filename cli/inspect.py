@@ -58,7 +58,7 @@ def inspect(
     checkpoint, report = _inspected(model, file, None if as_json else ".tensor_tables" if listing else ".inspect_tables")
     listed = _chosen(checkpoint, pattern, regex) if listing else None
     if as_json:
-        print_json(report.to_json() | ({} if listed is None else {"tensor_table": [each._asdict() for each in listed]}))
+        print_json(report.to_json() | ({} if listed is None else {"tensor_table": [each.to_json() for each in listed]}))
     elif listed is not None:
         from .tensor_tables import tensor_table
 

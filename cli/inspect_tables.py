@@ -18,6 +18,7 @@ from ..loader.text import counted, format_bytes, format_count, printable
 
 _BAR = 16  # columns of a whole share, at most
 _MOST_FILES = 12
+_MOST_SHARED = 3
 _MOST_ROWS = 1_000  # of parts
 _LONG_CONTEXT = 8192  # tokens for which the cache is shown beside the model's own context
 _SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -93,6 +94,7 @@ def _fact_lines(report: InspectReport) -> Iterator[tuple[str, str]]:
             part for part in (report.activation, report.norm_type, tied, *(word for word, on in marks if on)) if part != "other" and part
         ),
     )
+    yield "shared", _shared(report.shared_tensors)
     tokenizer = report.tokenizer
     if tokenizer is not None:
         named = f"{printable(tokenizer.tokenizer_class)}, " if tokenizer.tokenizer_class else ""
@@ -101,6 +103,12 @@ def _fact_lines(report: InspectReport) -> Iterator[tuple[str, str]]:
     revision = f" @ {report.revision}" if report.revision else ""
     cost = "" if report.requests is None else f", {counted(report.requests, 'request')}, {format_bytes(report.bytes_read or 0)} read"
     yield "from", f"{report.source}: {printable(report.location)}{revision}{cost}"
+
+
+def _shared(names: dict[str, str]) -> str:
+    """Tensors that lie in the bytes of others."""
+    first = ", ".join(f"{printable(name, limit=80)} with {printable(base, limit=80)}" for name, base in islice(names.items(), _MOST_SHARED))
+    return first + (f" and {len(names) - _MOST_SHARED:,} more" if len(names) > _MOST_SHARED else "")
 
 
 def _shape(report: InspectReport) -> str:

@@ -20,7 +20,7 @@ from .sources.hub_cache import snapshot_in
 from .sources.local import LocalFolder
 from .sources.parallel import Ahead, map_parallel
 from .strict_json import parse_object
-from .tensors import FileHeader, TensorEntry
+from .tensors import FileHeader, TensorEntry, shared_tensors
 
 if TYPE_CHECKING:
     from .architecture import ArchitectureConfig
@@ -95,6 +95,11 @@ class Checkpoint:
         from .architecture import ArchitectureConfig
 
         return ArchitectureConfig.from_tensors(self.config, self.tensors)
+
+    @cached_property
+    def shared(self) -> Mapping[str, str]:
+        """Names of tensors that lie in the bytes of another one, and that one's name."""
+        return shared_tensors(self.tensors.values())
 
     @property
     def quantization(self) -> Quantization | None:

@@ -20,7 +20,7 @@ from .checkpoint import Checkpoint
 from .formats import format_of
 from .formats.gguf_config import file_type
 from .problems import Problem
-from .tensors import TensorEntry, stored_once
+from .tensors import TensorEntry
 from .validation import find_problems
 
 SCHEMA = "mlload.inspect/1"
@@ -141,6 +141,7 @@ class InspectReport:
     norm_type: str
     tie_word_embeddings: bool
     ties_stored_head: bool  # the config ties a head that is stored: transformers shares them if they are equal, else it keeps both
+    shared_tensors: dict[str, str]
     fused_qkv: bool
     fused_gate_up: bool
     parallel_residual: bool
@@ -167,7 +168,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
     checkpoint = reference if isinstance(reference, Checkpoint) else Checkpoint.open(reference, file=file)
     view = ConfigView(checkpoint.config)
     architecture, parameters = checkpoint.architecture, checkpoint.parameters
-    stored = list(stored_once(checkpoint.tensors.values()))
+    stored = [tensor for name, tensor in checkpoint.tensors.items() if name not in checkpoint.shared]
     experts = detect_experts(view, stored, parameters)
     problems = find_problems(checkpoint)
     amounts = _Amounts(parameters)
@@ -203,6 +204,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         norm_type=architecture.norm_type.value,
         tie_word_embeddings=architecture.tie_embeddings,
         ties_stored_head=architecture.structure.head is not None and not architecture.tie_embeddings and declared_tie(view) is True,
+        shared_tensors=dict(checkpoint.shared),
         fused_qkv=architecture.fused_qkv,
         fused_gate_up=architecture.fused_gate_up,
         parallel_residual=architecture.parallel_residual,

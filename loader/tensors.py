@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
 
 
+class Strided(NamedTuple):
+    """How a view of a PyTorch storage lies whose elements don't follow one another: the steps along its axes, in elements."""
+
+    stride: tuple[int, ...]
+
+
+class Sliced(NamedTuple):
+    """How a tensor lies that is cut over files: its parts, to be joined along `axis`."""
+
+    axis: int
+    parts: tuple[TensorEntry, ...]
+
+
 class TensorEntry(NamedTuple):
     """Where one tensor lies and what it is; read from a header, without its bytes.
 
-    `dtype` is a name of `dtypes.BITS`, or a GGUF block type such as `Q4_K`. `shape` is row-major. `offset` counts bytes from
-    the start of `file`. Strided views of a PyTorch storage have `nbytes` of their elements, not of the storage.
+    `dtype` is a name of `dtypes.BITS`, or a GGUF block type such as `Q4_K`. `shape` is row-major. Where `arrangement` is None, its
+    `nbytes` bytes are its elements in order, from byte `offset` of `file` on. A strided one begins there, and `nbytes` are of its
+    elements, not of all that it spans; of a sliced one `file` and `offset` are the first part's, `nbytes` those of all parts.
     """
 
     name: str
@@ -21,6 +35,21 @@ class TensorEntry(NamedTuple):
     file: str
     offset: int
     nbytes: int
+    arrangement: Strided | Sliced | None = None
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """The bytes it lies on."""
+        return self.file, self.offset, self.nbytes
+
+    def to_json(self) -> dict[str, object]:
+        """The tensor as a line of the table that `--json` prints: with `stride`, or with `axis` and `parts`, where it has them."""
+        line: dict[str, object] = {name: getattr(self, name) for name in self._fields[:-1]}
+        if isinstance(self.arrangement, Strided):
+            return line | {"stride": self.arrangement.stride}
+        if isinstance(self.arrangement, Sliced):
+            return line | {"axis": self.arrangement.axis, "parts": [part.to_json() for part in self.arrangement.parts]}
+        return line
 
     @property
     def numel(self) -> int:
@@ -37,12 +66,15 @@ class FileHeader:
     header_bytes: int = 0
 
 
-def stored_once(tensors: Iterable[TensorEntry]) -> Iterator[TensorEntry]:
-    """The tensors less those that lie on the same bytes as one before (ties inside a PyTorch file)."""
-    seen: set[tuple[str, int, int]] = set()
-    for tensor in tensors:
-        place = (tensor.file, tensor.offset, tensor.nbytes)
-        if tensor.nbytes and place in seen:
+def shared_tensors(tensors: Iterable[TensorEntry]) -> dict[str, str]:
+    """Names of the tensors that lie in the bytes of another, and that one's name: ties and views inside a PyTorch file."""
+    shared: dict[str, str] = {}
+    last: TensorEntry | None = None  # that reaches furthest
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.file, tensor.offset, -tensor.nbytes)):
+        if not tensor.nbytes or isinstance(tensor.arrangement, Sliced):
             continue
-        seen.add(place)
-        yield tensor
+        if last is None or last.file != tensor.file or tensor.offset + tensor.nbytes > last.offset + last.nbytes:
+            last = tensor
+        elif last.arrangement is None or last.place == tensor.place:
+            shared[tensor.name] = last.name
+    return shared

@@ -11,7 +11,6 @@ from .checkpoint import Checkpoint
 from .config_sizes import size_problems
 from .layout import is_numbered, is_read_in_series
 from .problems import Problem, first_few
-from .tensors import stored_once
 
 _MOST_NAMED = 5  # missing layers, before the rest are only hinted at
 _BLOCK = re.compile(r"attn|attention|mlp")  # what a layer is made of, numbered or not
@@ -56,7 +55,7 @@ def _total_size_problem(checkpoint: Checkpoint) -> Iterator[Problem]:
     # Ties stored once may be counted twice by the writer, so a file's own sum is compared with and without them.
     total_size = checkpoint.total_size
     everything = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    once = sum(tensor.nbytes for tensor in stored_once(checkpoint.tensors.values()))
+    once = everything - sum(checkpoint.tensors[name].nbytes for name in checkpoint.shared)
     if total_size is None or total_size in (everything, once):
         return
     if isinstance(total_size, float) and total_size in (float(everything), float(once)):

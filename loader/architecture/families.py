@@ -286,7 +286,7 @@ def _is_tied(view: ConfigView, structure: Structure) -> bool:
     if embedding is None or _HEADLESS_CLASS.search(view.class_name or ""):
         return False
     if head is not None:
-        return (head.file, head.offset, head.nbytes) == (embedding.file, embedding.offset, embedding.nbytes)
+        return head.place == embedding.place
     return declared_tie(view) is not False
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeGuard
 from ..dtypes import BITS, TORCH_NAMES
 from ..errors import InvalidCheckpointError
 from ..sources import ByteSource
-from ..tensors import FileHeader, TensorEntry
+from ..tensors import FileHeader, Strided, TensorEntry
 from .pickle_names import STORAGE_DTYPES, UNREADABLE_TENSORS, UNTYPED_STORAGES, Opaque, Storage, TensorRecord
 from .pickle_table import Unpickled, read_pickle
 from .refusal import refuse, refuse_impostor, refuse_tensor
@@ -45,8 +45,8 @@ class _Place(NamedTuple):
 def read_header(source: ByteSource) -> FileHeader:
     """The tensor table of a file that torch.save wrote. Raises InvalidCheckpointError where it is not whole and well-formed.
 
-    Metadata: `pickle_globals`, the names in the pickle that are not known to be harmless; `strided_tensors`, the strides of those
-    whose elements don't lie one after the other; `hidden_tensors`, how many lie inside objects that are not looked into.
+    Metadata: `pickle_globals`, the names in the pickle that are not known to be harmless; `hidden_tensors`, how many tensors lie inside
+    objects that are not looked into.
     """
     nearby = NearbyReads(source)
     head = nearby.read(0, 512)
@@ -140,20 +140,15 @@ def _legacy_places(source: ByteSource, table: Unpickled, keys: Unpickled) -> dic
 
 def _header(source: ByteSource, unpickled: Unpickled, places: Mapping[str, _Place], header_bytes: int) -> FileHeader:
     tensors: dict[str, TensorEntry] = {}
-    strides: dict[str, object] = {}
     reached: set[int] = set()
     for name, record in _named_tensors(unpickled.value, source):
         if name in tensors:
             refuse_tensor(source.name, name, "two tensors have this name")
         if len(tensors) == MAX_TENSORS:
             refuse(source, f"it lists more than {MAX_TENSORS:,} tensors")
-        tensors[name], contiguous = _entry(name, record, places, source.name)
-        if not contiguous:
-            strides[name] = record.stride
+        tensors[name] = _entry(name, record, places, source.name)
         reached.add(id(record))
     metadata: dict[str, object] = {"pickle_globals": tuple(sorted(unpickled.foreign_names))}
-    if strides:
-        metadata["strided_tensors"] = strides
     if unpickled.tensor_count > len(reached):
         metadata["hidden_tensors"] = unpickled.tensor_count - len(reached)
     return FileHeader(tuple(tensors.values()), metadata, header_bytes)
@@ -196,8 +191,8 @@ def _items(table: dict[object, object] | list[object] | tuple[object, ...]) -> I
     return iter(table.items()) if isinstance(table, dict) else enumerate(table)
 
 
-def _entry(name: str, record: TensorRecord, places: Mapping[str, _Place], file: str) -> tuple[TensorEntry, bool]:
-    """The tensor's line of the table, and whether its elements lie one after the other."""
+def _entry(name: str, record: TensorRecord, places: Mapping[str, _Place], file: str) -> TensorEntry:
+    """The tensor's line of the table."""
     storage, offset, shape, stride = record.storage, record.offset, record.shape, record.stride
     if not isinstance(storage, Storage) or not _is_size(offset) or not _are_sizes(shape) or not _are_sizes(stride):
         refuse_tensor(file, name, "its record is not (storage, offset, shape, strides)")
@@ -217,7 +212,8 @@ def _entry(name: str, record: TensorRecord, places: Mapping[str, _Place], file: 
     reach = offset + (sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) + 1 if count else 0)
     if reach * width > place.nbytes:
         refuse_tensor(file, name, f"it reaches to byte {reach * width:,} of its storage, which has {place.nbytes:,}")
-    return TensorEntry(name, dtype, shape, file, place.start + offset * width, count * width), _is_contiguous(shape, stride)
+    arrangement = None if _is_contiguous(shape, stride) else Strided(stride)
+    return TensorEntry(name, dtype, shape, file, place.start + offset * width, count * width, arrangement)
 
 
 def _are_sizes(value: object) -> TypeGuard[tuple[int, ...]]:

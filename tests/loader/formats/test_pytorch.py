@@ -19,7 +19,7 @@ import torch
 from mlload.loader.errors import InvalidCheckpointError
 from mlload.loader.formats import pytorch
 from mlload.loader.formats.pytorch import read_header
-from mlload.loader.tensors import FileHeader, TensorEntry
+from mlload.loader.tensors import FileHeader, Strided, TensorEntry, shared_tensors
 
 DTYPES = [
     *("float32", "float64", "float16", "bfloat16", "complex64", "bool", "uint8", "int8", "int16", "int32", "int64"),
@@ -149,10 +149,21 @@ def test_tensor_subclass_with_attributes() -> None:
 
 def test_strided_views_are_marked() -> None:
     base = torch.arange(12.0).reshape(3, 4)
-    header = read(saved({"t": base.t(), "even": base[:, ::2], "wide": torch.ones(1).expand(5), "one": base[:1].t()[:, :1]}))
+    tensors = entries(saved({"t": base.t(), "even": base[:, ::2], "wide": torch.ones(1).expand(5), "one": base[:1].t()[:, :1]}))
 
-    assert header.metadata["strided_tensors"] == {"t": (1, 4), "even": (4, 2), "wide": (0,)}
-    assert [tensor.nbytes for tensor in header.tensors] == [48, 24, 20, 16]
+    strides = {name: tensor.arrangement.stride for name, tensor in tensors.items() if isinstance(tensor.arrangement, Strided)}
+    assert strides == {"t": (1, 4), "even": (4, 2), "wide": (0,)}
+    assert [tensor.nbytes for tensor in tensors.values()] == [48, 24, 20, 16]
+    assert tensors["t"].to_json()["stride"] == (1, 4)
+
+
+def test_bytes_of_a_shared_storage_count_once() -> None:
+    base = torch.arange(12.0).reshape(3, 4)
+    state = {"row": base[1], "base": base, "tie": base, "turned": base.t(), "own": base.clone(), "none": base[:0]}
+    halves = {"left": (pair := torch.ones(2, 4))[:, :2], "right": pair[:, 2:]}
+
+    shared = shared_tensors(read(saved(state | halves)).tensors)
+    assert shared == {"tie": "base", "turned": "base", "row": "base"}
 
 
 @LEGACY
