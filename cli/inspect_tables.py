@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.cells import cell_len
 from rich.console import RenderableType
@@ -16,8 +16,12 @@ from ..loader.inspection import Component, InspectReport, LayerGroup
 from ..loader.problems import Problem
 from ..loader.text import counted, format_bytes, format_count, printable
 
+if TYPE_CHECKING:
+    from ..loader.adapter import Adapter
+
 _BAR = 16  # columns of a whole share, at most
 _MOST_FILES = 12
+_MOST_TARGETS = 8  # modules that an adapter changes
 _MOST_SHARED = 3
 _MOST_ROWS = 1_000  # of parts
 _LONG_CONTEXT = 8192  # tokens for which the cache is shown beside the model's own context
@@ -54,10 +58,25 @@ def inspect_tables(report: InspectReport, *, unfold: bool = False, width: int | 
 
 
 def _headline(report: InspectReport) -> Text:
+    if report.adapter is not None:
+        return _adapter(report.adapter)
     name = printable(report.family or report.architecture)
     version = "" if report.version is None or report.version in name else f" {report.version}"
     class_name = "" if report.class_name is None else f"  {printable(report.class_name)}"
     return Text.assemble((f"{name}{version}", "bold cyan"), (f"  {report.kind}", "bold"), (class_name, "dim"))
+
+
+def _adapter(adapter: Adapter) -> Text:
+    """What the adapter is, and of what."""
+    targets = ", ".join(printable(name, limit=60) for name in adapter.target_modules[:_MOST_TARGETS])
+    more = " ..." if len(adapter.target_modules) > _MOST_TARGETS else ""
+    parts = (
+        (f"{printable(adapter.method or '', limit=20)} adapter".lstrip(), "bold cyan"),
+        ("" if adapter.rank is None else f"  rank {adapter.rank}", "bold"),
+        (f"  of {targets}{more}" if targets else "", "bold"),
+        ("" if adapter.base_model is None else f"  for {printable(adapter.base_model, limit=200)}", "dim"),
+    )
+    return Text.assemble(*parts)
 
 
 def _facts(report: InspectReport) -> Table:

@@ -23,6 +23,7 @@ from .strict_json import parse_object
 from .tensors import FileHeader, TensorEntry, shared_tensors
 
 if TYPE_CHECKING:
+    from .adapter import Adapter
     from .architecture import ArchitectureConfig
     from .architecture.quantization import Parameters, Quantization
 
@@ -36,8 +37,8 @@ _OPTIONAL_FILES = ("tokenizer_config.json",)
 class Checkpoint:
     """What a checkpoint holds, read without a byte of its weights.
 
-    `tensors` maps each tensor's name to its entry, in the order of files and offsets. `config` is config.json as it stands (for
-    GGUF, built from the metadata under the same keys); None where there is none.
+    `tensors` maps each tensor's name to its entry, in the order of files and offsets. `config` is config.json as it stands (without
+    one, what GGUF's metadata or Meta's params.json say under the same keys); None where there is none.
     """
 
     reference: str
@@ -50,6 +51,7 @@ class Checkpoint:
     index: str | None
     files: Mapping[str, int]
     config: Mapping[str, object] | None
+    adapter: Adapter | None  # what its own config says where these are an adapter's weights
     extras: Mapping[str, Mapping[str, object]]  # tokenizer_config.json, where it lies on this machine
     metadata: Mapping[str, object]
     tensors: Mapping[str, TensorEntry]
@@ -95,6 +97,15 @@ class Checkpoint:
         from .architecture import ArchitectureConfig
 
         return ArchitectureConfig.from_tensors(self.config, self.tensors)
+
+    @property
+    def file_type(self) -> str | None:
+        """What most tensors of a GGUF file are quantized to, as it says itself."""
+        if self.format != "gguf":
+            return None
+        from .formats.gguf_config import file_type
+
+        return file_type(self.metadata)
 
     @cached_property
     def shared(self) -> Mapping[str, str]:
@@ -144,13 +155,16 @@ class _Reading:
     def __init__(self, reference: str, source: CheckpointSource, file: str | None) -> None:
         self.reference = reference
         self.source = source
+        if file is None and "model_index.json" in source.files:
+            self._refuse_pipeline("model_index.json")
         self.layout, self.beside = find_layout(source.files, location=source.location, file=file)
+        self.folder = (self.layout.index or self.layout.shards[0]).rpartition("/")[0]  # below the source's own, or empty
         self.problems = list(source.problems)
 
     def checkpoint(self) -> Checkpoint:
         """Everything, in the order that needs the fewest round trips."""
         self.source.announce(likely_shards(self.layout, self.source.files))
-        config = self._read_json("config.json", MAX_CONFIG_BYTES)
+        config = self._read_config("config.json")
         weight_map, total_size = self._read_index()
         self.problems.extend(layout_problems(self.layout, self.beside, weight_map))
         shards = self._present(tuple(sorted(set(weight_map.values()))) if weight_map else self.layout.shards)
@@ -159,10 +173,6 @@ class _Reading:
             self.problems.extend(_pickle_problems(shard, header.metadata))
         tensors = self._merge(headers)
         metadata = {key: value for header in reversed(headers) for key, value in header.metadata.items()}
-        if self.layout.format.name == "gguf" and config is None:
-            from .formats.gguf_config import config_from_metadata
-
-            config = config_from_metadata(metadata)
         return Checkpoint(
             reference=self.reference,
             source=self.source.kind,
@@ -173,7 +183,8 @@ class _Reading:
             shards=shards,
             index=self.layout.index,
             files=self.source.files,
-            config=config,
+            config=self._config_elsewhere(metadata, tensors) if config is None else config,
+            adapter=self._read_adapter(),
             extras=extras,
             metadata=metadata,
             tensors=tensors,
@@ -184,6 +195,38 @@ class _Reading:
             requests=getattr(self.source, "requests", None),
             bytes_read=getattr(self.source, "bytes_read", None),
         )
+
+    def _read_config(self, name: str) -> dict[str, object] | None:
+        """A small JSON file beside the weights."""
+        return self._read_json(f"{self.folder}/{name}" if self.folder else name, MAX_CONFIG_BYTES)
+
+    def _refuse_pipeline(self, name: str) -> None:
+        from .pipeline import refuse_pipeline
+
+        index = self._read_json(name, MAX_CONFIG_BYTES) or {}
+        refuse_pipeline(index, location=self.source.location, files=self.source.files)
+
+    def _read_adapter(self) -> Adapter | None:
+        """What an adapter's own config says, where the weights are an adapter's."""
+        config = self._read_config("adapter_config.json") if self.layout.is_adapter else None
+        if config is None:
+            return None
+        from .adapter import Adapter
+
+        return Adapter.from_config(config)
+
+    def _config_elsewhere(self, metadata: Mapping[str, object], tensors: Mapping[str, TensorEntry]) -> dict[str, object] | None:
+        """What stands in for config.json where there is none: a GGUF file's metadata, or params.json of Meta and Mistral."""
+        if self.layout.format.name == "gguf":
+            from .formats.gguf_config import config_from_metadata
+
+            return config_from_metadata(metadata)
+        params = self._read_config("params.json") if self.layout.is_original else None
+        if params is None:
+            return None
+        from .meta_parts import config_from_params
+
+        return config_from_params(params, tensors)
 
     def _read_json(self, name: str, limit: int, *, unique_keys: bool = False) -> dict[str, object] | None:
         data = self.source.read_file(name, limit=limit)
@@ -196,7 +239,10 @@ class _Reading:
         index = self._read_json(self.layout.index, MAX_INDEX_BYTES, unique_keys=True) or {}
         metadata = index.get("metadata")
         total_size = metadata.get("total_size") if isinstance(metadata, dict) else None
-        return shards_of_index(index.get("weight_map"), index=self.layout.index), total_size
+        weight_map = shards_of_index(index.get("weight_map"), index=self.layout.index)
+        if self.folder:
+            weight_map = {name: f"{self.folder}/{shard}" for name, shard in weight_map.items()}
+        return weight_map, total_size
 
     def _present(self, shards: tuple[str, ...]) -> tuple[str, ...]:
         """The shards that are there; a missing one is a problem, and all of them missing an error."""
@@ -237,7 +283,13 @@ class _Reading:
         return self.source.kind != "hub" and self.source.files.get(name, 0) > 0
 
     def _merge(self, headers: list[FileHeader]) -> dict[str, TensorEntry]:
-        """One table of all shards' tensors. A name in two shards is a problem; the first one counts."""
+        """One table of all shards' tensors. A name in two shards, unless they hold slices, is a problem; the first one counts."""
+        if self.layout.is_sliced:
+            from .meta_parts import join_parts
+
+            joined, problems = join_parts(headers)
+            self.problems.extend(problems)
+            return joined
         tensors: dict[str, TensorEntry] = {}
         again: list[Problem] = []
         for header in headers:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from .architecture import ArchitectureConfig, Rope, Stack
 from .architecture.config_view import ConfigView
@@ -18,10 +18,12 @@ from .architecture.quantization import Parameters, Quantization
 from .architecture.structure import modality_of
 from .checkpoint import Checkpoint
 from .formats import format_of
-from .formats.gguf_config import file_type
 from .problems import Problem
 from .tensors import TensorEntry
 from .validation import find_problems
+
+if TYPE_CHECKING:
+    from .adapter import Adapter
 
 SCHEMA = "mlload.inspect/1"
 _STATE_TEXT = ".quant_state."  # JSON that bitsandbytes keeps as a tensor
@@ -112,6 +114,7 @@ class InspectReport:
     format: str
     name: str | None
     file_type: str | None
+    adapter: Adapter | None
     family: str | None
     architecture: str
     version: str | None
@@ -173,12 +176,12 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
     problems = find_problems(checkpoint)
     amounts = _Amounts(parameters)
     whole, by_dtype = amounts.of(stored), amounts.by_dtype(stored)
-    main = architecture.structure.main
     return InspectReport(
         schema=SCHEMA,
         **_origin(checkpoint),
-        name=name if isinstance(name := checkpoint.metadata.get("general.name"), str) else None,
-        file_type=file_type(checkpoint.metadata),
+        name=name if isinstance(name := checkpoint.metadata.get("general.name"), str) else None,  # GGUF's
+        file_type=checkpoint.file_type,
+        adapter=checkpoint.adapter,
         family=architecture.family,
         architecture=architecture.architecture.value,
         version=architecture.version,
@@ -191,9 +194,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         bytes=whole.bytes,
         by_dtype=by_dtype,
         components=tuple(amounts.components(architecture, stored)),
-        stacks=tuple(
-            StackSummary(each.prefix, each.num_layers, each.role, each.modality, each is main) for each in architecture.structure.stacks
-        ),
+        stacks=tuple(_stacks(architecture)),
         layers=tuple(group for stack in architecture.structure.stacks for group in amounts.layers(stack)),
         embedding=architecture.tensor_names.embedding,
         norm=architecture.tensor_names.norm,
@@ -215,6 +216,12 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         files=tuple(File(name, size, _file_role(name, checkpoint)) for name, size in checkpoint.files.items()),
         problems=problems,
     )
+
+
+def _stacks(architecture: ArchitectureConfig) -> Iterator[StackSummary]:
+    for stack in architecture.structure.stacks:
+        main = stack is architecture.structure.main
+        yield StackSummary(stack.prefix, stack.num_layers, stack.role, stack.modality, main)
 
 
 class _Amounts:

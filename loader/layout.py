@@ -52,6 +52,16 @@ class Layout:
         return _NUMBER.sub("", self.shards[0]) if self.index is None else self.index.removesuffix(_INDEX_SUFFIX)
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether these are an adapter's weights, to be added to those of another model."""
+        return self.whole.rpartition("/")[2].startswith("adapter_model.")
+
+    @property
+    def is_original(self) -> bool:
+        """Whether these are the weights as Meta or Mistral published them, before they were renamed for transformers."""
+        return self.whole.rpartition("/")[2].startswith("consolidated.")
+
+    @property
     def is_sliced(self) -> bool:
         """Whether every file holds a slice of each tensor, rather than some of the tensors."""
         return len(self.shards) > 1 and all((match := _NUMBER.search(shard)) and match["part"] for shard in self.shards)

@@ -93,6 +93,9 @@ def generate(loaded: LoadedModel, prompt: str, *, max_new_tokens: int, stream: b
 
 def _checked(checkpoint: Checkpoint) -> Kind:
     """The model's kind, once nothing in the headers speaks against loading it."""
+    if checkpoint.adapter is not None:
+        base = checkpoint.adapter.base_model or "a model that it does not name"
+        raise UsageError(f"{checkpoint.reference} is an adapter for {base}, which can't be loaded alone", hint="load its base model")
     if checkpoint.format != "safetensors":
         raise UsageError(
             f"{checkpoint.reference}: only safetensors can be loaded yet, not {checkpoint.format}", hint="`mlload inspect` reads it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 
 from .errors import InvalidCheckpointError
 
@@ -23,6 +24,9 @@ def parse_object(data: bytes, *, file: str, unique_keys: bool = False) -> dict[s
     more values than any checkpoint has and, with `unique_keys`, a key written twice.
     """
     _check_budget(data, file)
+    if data.startswith(BOM_UTF8):
+        message = "begins with a byte order mark (BOM), which JSON may not have"
+        raise InvalidCheckpointError(message, file=file, hint="save it as UTF-8 without a BOM")
     try:
         text = data.decode()
         del data  # 100 MB of it must not stay beside its text and what is parsed from that

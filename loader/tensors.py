@@ -44,7 +44,8 @@ class TensorEntry(NamedTuple):
 
     def to_json(self) -> dict[str, object]:
         """The tensor as a line of the table that `--json` prints: with `stride`, or with `axis` and `parts`, where it has them."""
-        line: dict[str, object] = {name: getattr(self, name) for name in self._fields[:-1]}
+        line: dict[str, object] = self._asdict()
+        del line["arrangement"]
         if isinstance(self.arrangement, Strided):
             return line | {"stride": self.arrangement.stride}
         if isinstance(self.arrangement, Sliced):

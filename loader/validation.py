@@ -29,9 +29,9 @@ def _spanning_problems(checkpoint: Checkpoint) -> Iterator[Problem]:
         yield Problem("warning", "no-index", f"{len(checkpoint.shards)} shards without an index: all of them were read")
     yield from _split_problem(checkpoint)
     yield from _count_problem(checkpoint)
-    if checkpoint.config is None:
+    if checkpoint.config is None and checkpoint.adapter is None:
         yield Problem("warning", "no-config", "there is no config.json: the architecture was told from tensor names")
-    else:
+    elif checkpoint.config is not None:
         yield from _config_problems(checkpoint, ConfigView(checkpoint.config))
     yield from _quantization_problem(checkpoint)
 

@@ -18,10 +18,11 @@ detect_architecture_from_tensors diff inspect
 """.split()
 
 INSPECT_KEYS = """
-schema reference source location revision license format name file_type family architecture version class_name kind partial tensors
-parameters active_parameters bytes by_dtype components stacks layers embedding norm head hidden_size num_layers num_attention_heads
-num_key_value_heads head_dim vocab_size context_length rope activation norm_type tie_word_embeddings ties_stored_head shared_tensors
-fused_qkv fused_gate_up parallel_residual experts quantization kv_cache tokenizer files header_bytes requests bytes_read problems
+schema reference source location revision license format name file_type adapter family architecture version class_name kind partial
+tensors parameters active_parameters bytes by_dtype components stacks layers embedding norm head hidden_size num_layers
+num_attention_heads num_key_value_heads head_dim vocab_size context_length rope activation norm_type tie_word_embeddings
+ties_stored_head shared_tensors fused_qkv fused_gate_up parallel_residual experts quantization kv_cache tokenizer files header_bytes
+requests bytes_read problems
 """.split()
 
 DIFF_KEYS = "schema reference other glob regex same config only_before only_after shapes dtypes common_tensors".split()

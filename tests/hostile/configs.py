@@ -82,6 +82,7 @@ GOOD = (
 CONFIGS = (
     _bad_config("config-empty", config(b""), "JSON"),
     _bad_config("config-zeros", config(bytes(600)), "JSON"),
+    _bad_config("config-with-bom", config(b"\xef\xbb\xbf" + json.dumps(LLAMA_CONFIG).encode()), "byte order mark", "without a BOM"),
     _bad_config("config-text", config("not a config"), "JSON"),
     _bad_config("config-cut", config(json.dumps(LLAMA_CONFIG)[:100]), "JSON"),
     _bad_config("config-a-list", config(b"[]"), "list"),

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import mlload
 from mlload.loader.errors import InvalidCheckpointError
 from mlload.loader.formats import pytorch
 from mlload.loader.formats.pytorch import read_header
@@ -439,3 +440,12 @@ def test_file_cut_anywhere_is_refused(new_format: bool) -> None:
     for end in range(len(data)):
         with pytest.raises(InvalidCheckpointError):
             read(data[:end])
+
+
+def test_head_on_the_bytes_of_the_embedding_is_shown_as_tied(tmp_path: Path) -> None:
+    embedding, layers = torch.ones(10, 8), {f"model.layers.{index}.mlp.weight": torch.ones(8, 8) for index in range(2)}
+    torch.save({"model.embed_tokens.weight": embedding, "lm_head.weight": embedding, **layers}, tmp_path / "pytorch_model.bin")
+
+    report = mlload.inspect(tmp_path)
+    assert (report.tie_word_embeddings, report.bytes) == (True, 4 * (80 + 2 * 64))
+    assert report.shared_tensors == {"lm_head.weight": "model.embed_tokens.weight"}
