@@ -34,7 +34,7 @@ def load(
         "schema": SCHEMA,
         "reference": model,
         "class_name": type(loaded.model).__name__,
-        "kind": loaded.kind.value,
+        "kind": loaded.kind and loaded.kind.value,
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "device": str(loaded.model.device),

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING, TypedDict
 
@@ -13,7 +14,7 @@ from .architecture import ArchitectureConfig, Rope, Stack
 from .architecture.config_view import ConfigView
 from .architecture.experts import Experts, detect_experts
 from .architecture.families import declared_tie
-from .architecture.kv_cache import KVCache, detect_kv_cache
+from .architecture.kv_cache import KVCache, detect_kv_cache, head_dim, kv_heads
 from .architecture.quantization import Parameters, Quantization
 from .architecture.structure import modality_of
 from .checkpoint import Checkpoint
@@ -74,13 +75,14 @@ class LayerGroup(Amount):
 
 @dataclass(frozen=True, slots=True)
 class StackSummary:
-    """A stack of layers."""
+    """A stack of layers; a `side` one is beside the way from the embedding to the head."""
 
     prefix: str
     num_layers: int
     role: str
     modality: str
     main: bool
+    side: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class InspectReport:
     architecture: str
     version: str | None
     class_name: str | None
-    kind: str
+    kind: str | None
     partial: bool  # shards are missing: what is counted is only what is there
     tensors: int
     parameters: int
@@ -140,8 +142,8 @@ class InspectReport:
     vocab_size: int | None
     context_length: int | None
     rope: Rope | None
-    activation: str
-    norm_type: str
+    activation: str | None
+    norm_type: str | None
     tie_word_embeddings: bool
     ties_stored_head: bool  # the config ties a head that is stored: transformers shares them if they are equal, else it keeps both
     shared_tensors: dict[str, str]
@@ -186,7 +188,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         architecture=architecture.architecture.value,
         version=architecture.version,
         class_name=architecture.class_name,
-        kind=architecture.kind.value,
+        kind=_word(architecture.kind),
         partial=any(problem.code == "missing-shard" for problem in problems),
         tensors=whole.tensors,
         parameters=whole.parameters,
@@ -201,8 +203,8 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
         head=architecture.tensor_names.head,
         **_sizes(view, architecture),
         rope=architecture.rope,
-        activation=architecture.activation.value,
-        norm_type=architecture.norm_type.value,
+        activation=_word(architecture.activation),
+        norm_type=_word(architecture.norm_type),
         tie_word_embeddings=architecture.tie_embeddings,
         ties_stored_head=architecture.structure.head is not None and not architecture.tie_embeddings and declared_tie(view) is True,
         shared_tensors=dict(checkpoint.shared),
@@ -321,17 +323,20 @@ class _Sizes(TypedDict):
 
 def _sizes(view: ConfigView, architecture: ArchitectureConfig) -> _Sizes:
     embedding = architecture.structure.embedding
-    heads = view.integer("num_attention_heads")
     hidden_size = view.integer("hidden_size") or (embedding.shape[1] if embedding else None)
     return {
         "hidden_size": hidden_size,
         "num_layers": _num_layers(view, architecture.structure.main),
-        "num_attention_heads": heads,
-        "num_key_value_heads": view.integer("num_key_value_heads") or heads,
-        "head_dim": view.integer("head_dim") or (hidden_size // heads if hidden_size and heads else None),
+        "num_attention_heads": view.integer("num_attention_heads"),
+        "num_key_value_heads": kv_heads(view),
+        "head_dim": head_dim(view, hidden_size),
         "vocab_size": view.integer("vocab_size") or (embedding.shape[0] if embedding else None),
         "context_length": view.integer("max_position_embeddings"),
     }
+
+
+def _word(value: StrEnum | None) -> str | None:
+    return None if value is None else value.value
 
 
 def _num_layers(view: ConfigView, main: Stack | None) -> int | None:

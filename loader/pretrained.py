@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 # transformers' class for each kind, where the config names none that it knows.
-_AUTO_CLASSES = {
+_AUTO_CLASSES: dict[Kind | None, str] = {
     Kind.DECODER_ONLY: "AutoModelForCausalLM",
     Kind.ENCODER_ONLY: "AutoModelForMaskedLM",
     Kind.SEQ2SEQ: "AutoModelForSeq2SeqLM",
     Kind.VISION_LANGUAGE: "AutoModelForImageTextToText",
+    Kind.VISION_ONLY: "AutoModel",
+    None: "AutoModel",
 }
 
 
@@ -37,7 +39,7 @@ class LoadedModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    kind: Kind
+    kind: Kind | None
     seconds: dict[str, float]
 
 
@@ -91,7 +93,7 @@ def generate(loaded: LoadedModel, prompt: str, *, max_new_tokens: int, stream: b
     return str(loaded.tokenizer.decode(tokens[start:], skip_special_tokens=True)), int(tokens.shape[0]) - start
 
 
-def _checked(checkpoint: Checkpoint) -> Kind:
+def _checked(checkpoint: Checkpoint) -> Kind | None:
     """The model's kind, once nothing in the headers speaks against loading it."""
     if checkpoint.adapter is not None:
         base = checkpoint.adapter.base_model or "a model that it does not name"

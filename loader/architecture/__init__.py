@@ -1,10 +1,9 @@
 """What model a checkpoint holds, read from its config and its tensor names alone."""
 
+from .blocks import ActivationType, NormType
 from .families import (
-    ActivationType,
     ArchitectureConfig,
     ModelArchitecture,
-    NormType,
     Rope,
     RopeScaling,
     TensorNamePattern,

@@ -23,7 +23,7 @@ _TEXT_SECTIONS = (
     "generator",
 )
 _PART_SECTIONS = ("ffn_config", "attn_config", "moe")
-_MAX_NUMBER = 10**12  # beyond any size a model has: a hostile number must not reach arithmetic on floats
+MAX_NUMBER = 10**12  # beyond any size a model has: a hostile number must not reach arithmetic on floats
 
 
 class ConfigView:
@@ -45,7 +45,7 @@ class ConfigView:
     def integer(self, key: str) -> int | None:
         """A count; None where it is missing or not a sensible one."""
         value = self.get(key)
-        return value if type(value) is int and 0 <= value <= _MAX_NUMBER else None
+        return value if type(value) is int and 0 <= value <= MAX_NUMBER else None
 
     def number(self, key: str) -> float | None:
         """A finite number; None where it is missing or none."""
@@ -68,6 +68,18 @@ class ConfigView:
         return value if isinstance(value, str) else None
 
     @property
+    def family(self) -> str | None:
+        """What the config calls the model's design: `model_type`, or `architecture` (timm)."""
+        value = self.whole.get("architecture")
+        return self.model_type or (value if isinstance(value, str) else None)
+
+    @property
+    def text_type(self) -> str | None:
+        """The family, of the text model."""
+        value = self.text.get("model_type")
+        return value if isinstance(value, str) else None
+
+    @property
     def class_name(self) -> str | None:
         """The first of the classes that the config names."""
         names = self.whole.get("architectures")
@@ -84,7 +96,7 @@ def as_number(value: object) -> float | None:
     """`value` as a float if it is a finite number of sensible size."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if (isinstance(value, int) or math.isfinite(value)) and abs(value) <= _MAX_NUMBER else None
+    return float(value) if (isinstance(value, int) or math.isfinite(value)) and abs(value) <= MAX_NUMBER else None
 
 
 def _text_section(config: Config) -> Config:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from ...configs import table
 from ..tensors import TensorEntry
+from .blocks import ActivationType, NormType, activation, fused_gate_up, fused_qkv, is_parallel, norm_type
 from .config_view import Config, ConfigView, as_number
 from .kind import Kind, detect_kind
 from .structure import Structure, find_structure
@@ -43,26 +44,6 @@ class RopeScaling(StrEnum):
     OTHER = "other"
 
 
-class ActivationType(StrEnum):
-    """The feed-forward block's activation; the names in -GLU are gated."""
-
-    SWIGLU = "SwiGLU"
-    GEGLU = "GeGLU"
-    REGLU = "ReGLU"
-    SILU = "SiLU"
-    GELU = "GELU"
-    GELU_TANH = "GELUTanh"
-    RELU = "ReLU"
-    OTHER = "other"
-
-
-class NormType(StrEnum):
-    """The layers' normalisation."""
-
-    RMS_NORM = "RMSNorm"
-    LAYER_NORM = "LayerNorm"
-
-
 @dataclass(frozen=True, slots=True)
 class TensorNamePattern:
     """Where the parts stand, by tensor name; None where a part is not stored."""
@@ -88,17 +69,17 @@ class ArchitectureConfig:
 
     architecture: ModelArchitecture
     version: str | None  # of the family: LLaMA 3, Phi 2 ...
-    family: str | None  # the config's model_type
+    family: str | None  # as the config names it
     class_name: str | None
-    kind: Kind
+    kind: Kind | None  # None where nothing tells that this is a model of text or images
     tensor_names: TensorNamePattern
     tie_embeddings: bool
     fused_qkv: bool
     fused_gate_up: bool
     rope_scaling: RopeScaling
     rope: Rope | None
-    activation: ActivationType
-    norm_type: NormType
+    activation: ActivationType | None
+    norm_type: NormType | None
     norm_offset: int  # Gemma's RMSNorm scales by weight + 1
     parallel_residual: bool
     structure: Structure = field(repr=False)
@@ -116,27 +97,28 @@ class ArchitectureConfig:
             final_norm=table("peculiarities")["final_norm"].get(view.model_type),
         )
         architecture = detect_architecture(config, tensors)
-        layer = structure.main.names if structure.main else frozenset[str]()
+        kind = detect_kind(view, structure, tensors, named=architecture is not ModelArchitecture.OTHER)
+        blocks = structure.main if kind is not None else None  # of what is not known to be a model, nothing is guessed
         rope = detect_rope(view)
         parts = (structure.embedding, structure.norm, structure.head)
         return cls(
             architecture=architecture,
             version=_version(architecture, view, tensors),
-            family=view.model_type,
+            family=view.family,
             class_name=view.class_name,
-            kind=detect_kind(view, structure, tensors),
+            kind=kind,
             tensor_names=TensorNamePattern(
                 structure.main.prefix if structure.main else None, *(part.name if part else None for part in parts)
             ),
             tie_embeddings=_is_tied(view, structure),
-            fused_qkv=_any(_FUSED_QKV, layer),
-            fused_gate_up=_any(_FUSED_GATE_UP, layer),
+            fused_qkv=fused_qkv(structure.main),
+            fused_gate_up=fused_gate_up(structure.main),
             rope_scaling=rope.scaling if rope else RopeScaling.NONE,
             rope=rope,
-            activation=_activation(view, architecture, layer),
-            norm_type=_norm_type(view, layer),
+            activation=activation(view, blocks, defaults=_DEFAULT_ACTIVATIONS.get(architecture, (None, "silu"))),
+            norm_type=norm_type(view, blocks),
             norm_offset=1 if architecture is ModelArchitecture.GEMMA else 0,
-            parallel_residual=_is_parallel(view, layer),
+            parallel_residual=is_parallel(view, blocks),
             structure=structure,
         )
 
@@ -152,13 +134,10 @@ _MODEL_TYPES: tuple[tuple[ModelArchitecture, re.Pattern[str]], ...] = (
     (ModelArchitecture.GEMMA, re.compile(r"(t5|vault|recurrent_|pali)?gemma")),
     (ModelArchitecture.QWEN, re.compile(r"qwen")),
 )
+_FAMILY_NUMBER = re.compile(r"(?:stral|xtral|llama|phi|gemma|qwen)\D*(\d+(?:_\d+)?)")
+# Where no config tells: of plain and gated blocks.
+_DEFAULT_ACTIVATIONS = {ModelArchitecture.GEMMA: ("gelu_tanh", "gelu_tanh"), ModelArchitecture.PHI: ("gelu_new", "silu")}
 _HEADLESS_CLASS = re.compile(r"(?<!LMHead)(?<!MT)(?<!Decoder)Model$")  # BertModel, CLIPModel; but not GPT2LMHeadModel, MarianMTModel
-_FUSED_QKV = re.compile(r"qkv|c_attn|query_key_value", re.IGNORECASE)
-_FUSED_GATE_UP = re.compile(r"gate_up|up_gate|\bw13\b|\bw12\b|mlp\.Wi\b")
-_GATED = re.compile(r"gate_proj|gate_up|up_gate|ffn_gate\b|\bw3\b|\bwi_1\b|\bw13\b|\bw12\b|linear_v|mlp\.Wi\b")
-_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
-_FEED_FORWARD = re.compile(r"mlp|feed_forward|ffn|fc1|fc_in|experts|moe", re.IGNORECASE)
-_NORM = re.compile(r"norm|(^|[._])ln(_|\d|$|\.)", re.IGNORECASE)
 
 
 def detect_architecture(config: Config | _Declares | None, tensor_names: Iterable[str] | Mapping[str, object] = ()) -> ModelArchitecture:
@@ -224,9 +203,9 @@ def _version(architecture: ModelArchitecture, view: ConfigView, tensors: Mapping
     """The generation within a family, where model_type, sizes or names tell it."""
     if architecture is ModelArchitecture.LLAMA:
         return _llama_version(view)
-    number = re.search(r"\d+(?:_\d+)?", view.model_type or "")
-    if number and architecture is not ModelArchitecture.OTHER:
-        return number[0].replace("_", ".")
+    if view.model_type not in (None, architecture):
+        number = _FAMILY_NUMBER.search(view.model_type or "")
+        return number[1].replace("_", ".") if number and architecture is not ModelArchitecture.OTHER else None
     if architecture is ModelArchitecture.PHI:
         return "3" if any("gate_up_proj" in name for name in tensors) else "2"
     if architecture is ModelArchitecture.GEMMA:
@@ -288,49 +267,3 @@ def _is_tied(view: ConfigView, structure: Structure) -> bool:
     if head is not None:
         return head.place == embedding.place
     return declared_tie(view) is not False
-
-
-def _any(pattern: re.Pattern[str], names: Iterable[str]) -> bool:
-    return any(pattern.search(name) for name in names)
-
-
-def _activation(view: ConfigView, architecture: ModelArchitecture, layer: frozenset[str]) -> ActivationType:
-    named = view.get("hidden_act")
-    name = named.lower() if isinstance(named, str) else {True: "gelu", False: "relu"}.get(named) if isinstance(named, bool) else None
-    # Qwen 1 calls its pair of gated matrices w1 and w2, beside a c_proj.
-    gated = _any(_GATED, layer) or (name or "").startswith("gated") or {"mlp.w1.weight", "mlp.w2.weight", "mlp.c_proj.weight"} <= layer
-    if name is None:
-        name = {ModelArchitecture.GEMMA: "gelu_tanh", ModelArchitecture.PHI: "silu" if gated else "gelu_new"}.get(
-            architecture, "silu" if gated else ""
-        )
-    if "silu" in name or "swish" in name or "swiglu" in name or (name == "glu" and gated):
-        return ActivationType.SWIGLU if gated else ActivationType.SILU
-    if "gelu" in name or "geglu" in name:
-        tanh = any(word in name for word in ("new", "tanh", "fast", "approx"))
-        return ActivationType.GEGLU if gated else ActivationType.GELU_TANH if tanh else ActivationType.GELU
-    if "relu" in name:
-        return ActivationType.REGLU if gated else ActivationType.RELU
-    return ActivationType.OTHER
-
-
-def _norm_type(view: ConfigView, layer: frozenset[str]) -> NormType:
-    """LayerNorm where a norm has a bias, or where the config speaks of LayerNorm alone; T5 calls its RMSNorm one."""
-    if any(name.endswith(".bias") and _NORM.search(name.rsplit(".", 2)[-2]) for name in layer):
-        return NormType.LAYER_NORM
-    if view.get("rms_norm_eps") is not None and view.get("layer_norm_eps") is None:
-        return NormType.RMS_NORM
-    if view.get("layer_norm_eps") is not None and view.get("relative_attention_num_buckets") is None:
-        return NormType.LAYER_NORM
-    return NormType.RMS_NORM
-
-
-def _is_parallel(view: ConfigView, layer: frozenset[str]) -> bool:
-    """Attention and feed-forward side by side: said by the config, or seen by one norm serving both."""
-    for key in ("use_parallel_residual", "parallel_attn", "new_decoder_architecture"):
-        declared = view.flag(key)
-        if declared is not None:
-            return declared
-    if view.model_type in table("peculiarities")["parallel_residual"]:
-        return True
-    norms = {name for name in layer if name.count(".") == 1 and name.endswith(".weight") and _NORM.search(name.split(".")[0])}
-    return len(norms) == 1 and _any(_ATTENTION, layer) and _any(_FEED_FORWARD, layer)

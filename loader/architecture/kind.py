@@ -1,4 +1,4 @@
-"""What kind of model it is: encoder-only, decoder-only, seq2seq or vision-language."""
+"""What kind of model it is: encoder-only, decoder-only, seq2seq, vision-language or vision-only."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Kind(StrEnum):
     DECODER_ONLY = "decoder-only"
     SEQ2SEQ = "seq2seq"
     VISION_LANGUAGE = "vision-language"
+    VISION_ONLY = "vision-only"
 
 
 _MASKED_CLASS = re.compile(r"ForMaskedLM|ForPreTraining|[^l]WithLMHeadModel")
@@ -28,17 +29,38 @@ _MASKED_TENSORS = re.compile(
 )
 
 
-def detect_kind(view: ConfigView, structure: Structure, tensors: Mapping[str, TensorEntry]) -> Kind:
-    """The kind, from the config where it says, else from the stacks and their names."""
+def detect_kind(view: ConfigView, structure: Structure, tensors: Mapping[str, TensorEntry], *, named: bool = False) -> Kind | None:
+    """The kind, from the config where it says, else from the stacks and their names; None for what is neither of text nor of images.
+
+    `named` says that the tensors have the names of a family of text models.
+    """
+    if structure.embedding is None and view.integer("vocab_size") is None and not named:
+        return _kind_without_text(structure)
     if _is_seq2seq(view, structure):
         return Kind.SEQ2SEQ
     main = structure.main
-    sees = any(stack.modality == "vision" for stack in structure.stacks) or any(
-        modality_of(tensor.name) == "vision" for tensor in structure.outside
-    )
-    if sees and main is not None and main.modality == "text":
+    if _sees(structure) and main is not None and main.modality == "text":
         return Kind.VISION_LANGUAGE
     return Kind.ENCODER_ONLY if _is_encoder(view, structure, tensors) else Kind.DECODER_ONLY
+
+
+def _kind_without_text(structure: Structure) -> Kind | None:
+    """An image model, an encoder of sound, or (an adapter, a denoiser, a shard alone) nothing that can be told."""
+    main = structure.main
+    if main is not None and main.modality == "audio":
+        return Kind.ENCODER_ONLY if main.role == "encoder" else None
+    return Kind.VISION_ONLY if _sees(structure) or any(map(_reads_pixels, structure.outside)) else None
+
+
+def _sees(structure: Structure) -> bool:
+    return any(stack.modality == "vision" for stack in structure.stacks) or any(
+        modality_of(tensor.name) == "vision" for tensor in structure.outside
+    )
+
+
+def _reads_pixels(tensor: TensorEntry) -> bool:
+    """Whether a tensor is a convolution over images of three colours, in PyTorch's layout."""
+    return len(tensor.shape) == 4 and tensor.shape[1] == 3 and tensor.shape[2] == tensor.shape[3]
 
 
 def _is_seq2seq(view: ConfigView, structure: Structure) -> bool:

@@ -2,7 +2,8 @@
 
 For each layer: bytes a token = (key width + value width) * bytes an element, with width = num_key_value_heads * head_dim. A sliding
 layer keeps at most its window. Multi-head latent attention keeps kv_lora_rank + qk_rope_head_dim a token (DeepSeek-V2, arXiv
-2405.04434, section 2.1), as transformers 5, vLLM and SGLang do; a runtime that caches the expanded heads takes more.
+2405.04434, section 2.1), as transformers 5, vLLM and SGLang do; a runtime that caches the expanded heads takes more. An indexer that
+chooses which tokens a layer attends to (DeepSeek-V3.2) caches a key a token of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ...configs import table
 from ..dtypes import BITS, TORCH_NAMES
 from ..errors import UsageError
 from ..tensors import TensorEntry
-from .config_view import ConfigView
+from .config_view import MAX_NUMBER, ConfigView
 from .kind import Kind
 from .structure import Stack, Structure
 
@@ -24,10 +25,13 @@ _KEY = re.compile(
 )
 _KEY_MATRIX = re.compile(r"(attn|attention)\.(\d+\.)?(k_proj|wk)\.weight$|attn_k\.weight$", re.IGNORECASE)
 _VALUE_MATRIX = re.compile(r"(attn|attention)\.(\d+\.)?(v_proj|wv)\.weight$|attn_v\.weight$", re.IGNORECASE)
-_LATENT_MATRIX = re.compile(r"kv_a_proj_with_mqa\.weight$")
+_LATENT_MATRIX = re.compile(r"kv_a_proj_with_mqa\.weight$|attn_kv_a_mqa\.weight$")
+_INDEXER_NORM = re.compile(r"indexer\.k_(layer)?norm\.weight$")  # as long as the one key that an indexer keeps for a token
+_PACKED = ("U8", "I32", "I16", "U32", "F4")  # several weights an element: their rows may be another number
 _NOT_SELF = re.compile(r"encoder_attn|EncDecAttention|cross|linear_attn|mamba|lstm|indexer", re.IGNORECASE)
 _RECURRENT_TYPES = re.compile(r"linear|mamba|conv|recurrent|^mlp$|^moe$")
 _BOUNDED_TYPES = re.compile(r"sliding|chunked|^local")
+_UNCOUNTED_TYPES = re.compile(r"compressed")  # keep one key for many tokens, and buffers (DeepSeek-V4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +54,16 @@ class KVCache:
         return self.full_bytes_per_token * length + (self.bytes_per_token - self.full_bytes_per_token) * bounded
 
 
-def detect_kv_cache(view: ConfigView, structure: Structure, kind: Kind, dtype: str | None) -> KVCache | None:
+def detect_kv_cache(view: ConfigView, structure: Structure, kind: Kind | None, dtype: str | None) -> KVCache | None:
     """The cache of the model's decoder; None for an encoder, for a model without attention, or where the sizes aren't known."""
     stack = structure.main
-    if kind is Kind.ENCODER_ONLY or stack is None or (kind is Kind.VISION_LANGUAGE and stack.role == "encoder"):
+    if stack is None or not _decodes(view, kind, stack):
         return None
     cached_as = TORCH_NAMES.get((view.string("torch_dtype") or "").removeprefix("torch."), dtype)
     width = BITS.get(cached_as or "", 0) // 8
     layers = _cached_layers(view, stack)
-    widths = [_layer_width(view, stack.layers[index]) for index in layers]
-    if not width or not widths or 0 in widths:
+    widths = [_layer_width(view, stack.layers[index], index) for index in layers]
+    if not width or not widths or 0 in widths or _is_uncounted(view):
         return None
     window = view.integer("sliding_window") or view.integer("attention_chunk_size")
     bounded = [_is_bounded(view, index, window) for index in layers]
@@ -73,6 +77,41 @@ def detect_kv_cache(view: ConfigView, structure: Structure, kind: Kind, dtype: s
         bounded.count(True),
         window if any(bounded) else None,
         expanded,
+    )
+
+
+def kv_heads(view: ConfigView, index: int | None = None) -> int | None:
+    """How many heads have keys and values of their own, in layer `index` or in every layer; None where layers differ or nothing tells."""
+    if view.flag("multi_query") and not view.flag("new_decoder_architecture"):
+        return 1
+    listed = _listed_kv_heads(view)
+    if listed is None:
+        return view.integer("num_key_value_heads") or view.integer("num_attention_heads")
+    each = set(listed if index is None else listed[index : index + 1]) - {None}
+    return each.pop() if len(each) == 1 else None
+
+
+def _listed_kv_heads(view: ConfigView) -> list[int | None] | None:
+    """A number for each layer (OpenELM), or how many heads share one in each block (Nemotron, made by architecture search)."""
+    listed, blocks, heads = view.get("num_key_value_heads"), view.get("block_configs"), view.integer("num_attention_heads")
+    if isinstance(listed, list):
+        return [each if type(each) is int and 0 < each < MAX_NUMBER else None for each in listed]
+    if not isinstance(blocks, list) or not heads:
+        return None
+    sharing = (ConfigView(block if isinstance(block, dict) else None).section("attention").get("n_heads_in_group") for block in blocks)
+    return [heads // each if type(each) is int and each > 0 else None for each in sharing]
+
+
+def _decodes(view: ConfigView, kind: Kind | None, stack: Stack) -> bool:
+    if kind is Kind.VISION_LANGUAGE and stack.role == "encoder":  # CLIP; but what GIT calls its encoder writes the text
+        return (view.class_name or "").endswith("ForCausalLM")
+    return kind in (Kind.DECODER_ONLY, Kind.SEQ2SEQ, Kind.VISION_LANGUAGE)
+
+
+def _is_uncounted(view: ConfigView) -> bool:
+    """Whether the cache grows otherwise than by a key and a value a layer and token."""
+    return view.text_type in table("peculiarities")["uncounted_cache"] or any(
+        _UNCOUNTED_TYPES.search(each) for each in _layer_types(view) or ()
     )
 
 
@@ -93,31 +132,36 @@ def _layer_types(view: ConfigView) -> Sequence[str] | None:
     return types if isinstance(types, list) and all(isinstance(each, str) for each in types) else None
 
 
-def _layer_width(view: ConfigView, layer: Mapping[str, TensorEntry]) -> int:
+def _layer_width(view: ConfigView, layer: Mapping[str, TensorEntry], index: int) -> int:
+    """Elements a token of what one layer keeps; 0 if unknown."""
+    attention = _attention_width(view, layer, index)
+    return attention and attention + sum(tensor.numel for name, tensor in layer.items() if "indexer" in name and _INDEXER_NORM.search(name))
+
+
+def _attention_width(view: ConfigView, layer: Mapping[str, TensorEntry], index: int) -> int:
     """Elements a token of one layer's keys and values: by the projections' rows where stored plainly, else by the config; 0 if unknown."""
-    heads = view.integer("num_attention_heads")
     rank = view.integer("kv_lora_rank")
     if rank:
         return _rows(layer, _LATENT_MATRIX) or rank + (view.integer("qk_rope_head_dim") or 0)
     keys = _rows(layer, _KEY_MATRIX)
     if keys:
         return keys + (_rows(layer, _VALUE_MATRIX) or keys)
-    if not heads:
-        return 0
-    head_dim = view.integer("head_dim") or (view.integer("hidden_size") or 0) // heads
-    return 2 * _kv_heads(view, heads) * head_dim
+    return 2 * (kv_heads(view, index) or 0) * (head_dim(view) or 0)
 
 
-def _kv_heads(view: ConfigView, heads: int) -> int:
-    if view.flag("multi_query") and not view.flag("new_decoder_architecture"):
-        return 1
-    return view.integer("num_key_value_heads") or heads
+def head_dim(view: ConfigView, hidden_size: int | None = None) -> int | None:
+    """Width of a head's queries and keys; with latent attention both parts of it, with and without position."""
+    plain, rotary = view.integer("qk_nope_head_dim"), view.integer("qk_rope_head_dim")
+    if plain is not None and rotary is not None:
+        return plain + rotary
+    hidden, heads = view.integer("hidden_size") or hidden_size, view.integer("num_attention_heads")
+    return view.integer("head_dim") or (hidden // heads if hidden and heads else None)
 
 
 def _rows(layer: Mapping[str, TensorEntry], pattern: re.Pattern[str]) -> int:
-    """Rows of the layer's projections of one kind, 0 unless all are stored as ordinary matrices."""
+    """Rows of the layer's projections of one kind, 0 unless all are stored as matrices, an element a weight."""
     found = [tensor for name, tensor in layer.items() if "expert" not in name and pattern.search(name) and not _NOT_SELF.search(name)]
-    plain = all(len(tensor.shape) == 2 and tensor.dtype in ("F32", "F16", "BF16", "F64") for tensor in found)
+    plain = all(len(tensor.shape) == 2 and tensor.dtype not in _PACKED for tensor in found)
     return sum(tensor.shape[0] for tensor in found) if plain else 0
 
 
@@ -125,10 +169,7 @@ def _expanded_width(view: ConfigView) -> int:
     """Elements a token of all heads' keys and values that a latent stands for; 0 without latent attention."""
     if not view.integer("kv_lora_rank"):
         return 0
-    nope, rope, value, heads = (
-        view.integer(key) or 0 for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "num_attention_heads")
-    )
-    return heads * (nope + rope + value)
+    return (view.integer("num_attention_heads") or 0) * ((head_dim(view) or 0) + (view.integer("v_head_dim") or 0))
 
 
 def _is_bounded(view: ConfigView, index: int, window: int | None) -> bool:
@@ -138,6 +179,14 @@ def _is_bounded(view: ConfigView, index: int, window: int | None) -> bool:
     types = _layer_types(view)
     if types is not None and index < len(types):
         return _BOUNDED_TYPES.search(types[index]) is not None
-    # Every such layer sees everything; older configs leave to the model's class which ones.
-    period = view.integer("sliding_window_pattern") or table("peculiarities")["sliding_window_pattern"].get(view.text.get("model_type"), 0)
+    pattern = view.get("sliding_window_pattern")
+    if isinstance(pattern, bool):  # of GGUF: whether the window bounds a layer, for each or for all
+        return pattern
+    if isinstance(pattern, list):
+        return index < len(pattern) and pattern[index] in (True, 1)
+    first = view.integer("max_window_layers")  # Qwen2: the layers before see everything
+    if first is not None:
+        return index >= first
+    # One of every so many layers sees everything; older configs and GGUF leave to the model's code which one.
+    period = view.integer("sliding_window_pattern") or table("peculiarities")["sliding_window_pattern"].get(view.text_type, 0)
     return (index + 1) % period != 0 if period else True

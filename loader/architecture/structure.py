@@ -30,11 +30,13 @@ _CROSS_ATTENTION = re.compile(
     r"encoder_attn|EncDecAttention|cross_?attn|cross_?attention|crossattention|encoder_decoder_attention", re.IGNORECASE
 )
 _TOKEN_EMBEDDING = re.compile(
-    r"(embed_tokens|word_embeddings?|tok_embeddings|token_embedding|token_embd|embed_in|wte|tokens_embed|input_embedding|embed_out|shared|embeddings?|embed|emb)(\.\w+)?\.weight$"
+    r"(embed_tokens|word_embeddings?|tok_embeddings|token_embedding|token_embd|embed_in|wte|tokens_embed|input_embedding|embed_out|shared|embedding_table|embeddings?|embed|emb|transformer\.w)(\.\w+)?\.weight$"
 )
 _NOT_TOKEN_EMBEDDING = re.compile(
     r"pos|wpe|type|segment|lang|hash|norm|\bln|patch|class|cls|rotary|time|relative|per_layer|proj|entity|codebook"
 )
+# What is called an embedding but is a projection of a time, a class or a caption (diffusion models).
+_PROJECTED = re.compile(r"time_?(step)?_?(text_)?emb|(^|[._])(add|class|label|guidance|context|caption|[ty])_emb")
 _HEAD = re.compile(
     r"(^|[._])(lm_heads?|lm_head_\w+|output|embed_out|output_layer|output_projection|generator_lm_head|predict(ion)?s?|pred_layer|lm_loss|head|mlm|vocab_projector|decoder|cls|out_proj|unembed|logits?)([._]|$)"
 )
@@ -175,7 +177,7 @@ def _main_stack(stacks: Iterable[Stack]) -> Stack | None:
 
 
 def _find_embedding(outside: Iterable[TensorEntry], main: Stack | None, vocab_size: int | None) -> TensorEntry | None:
-    """The table of token vectors: the matrix outside the stacks that is named like one, else the tallest there is."""
+    """The table of token vectors: the matrix outside the stacks that is named like one, else has a row for each token."""
     matrices = [tensor for tensor in outside if len(tensor.shape) == 2 and modality_of(tensor.name) == "text"]
     named = [tensor for tensor in matrices if _is_embedding_name(tensor.name)]
     top = main.prefix.split(".")[0] if main else ""
@@ -186,13 +188,13 @@ def _find_embedding(outside: Iterable[TensorEntry], main: Stack | None, vocab_si
 
     if named:
         return max(named, key=rank)
-    tallest = max(matrices, key=lambda tensor: (tensor.shape[0] == vocab_size, tensor.shape[0]), default=None)
-    return tallest if tallest is not None and tallest.shape[0] > tallest.shape[1] and not _HEAD.search(tallest.name) else None
+    return next((tensor for tensor in matrices if tensor.shape[0] == vocab_size and not _HEAD.search(tensor.name)), None)
 
 
 def _is_embedding_name(name: str) -> bool:
     own = name.rsplit(".", 2)[-2] if "." in name else name
-    return _TOKEN_EMBEDDING.search(name) is not None and not _NOT_TOKEN_EMBEDDING.search(own) and not _STRONG_HEAD.search(name)
+    no = _NOT_TOKEN_EMBEDDING.search(own) or _STRONG_HEAD.search(name) or _PROJECTED.search(name)
+    return not no and _TOKEN_EMBEDDING.search(name) is not None
 
 
 def _find_head(outside: Iterable[TensorEntry], embedding: TensorEntry | None) -> TensorEntry | None:

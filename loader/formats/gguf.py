@@ -27,6 +27,7 @@ _MAX_DIMENSIONS = 4
 _MAX_DEPTH = 4  # of arrays in arrays
 _MAX_ELEMENTS = 4_000_000  # strings in arrays, over the whole header; vocabularies and merges have under 1,000,000
 _ARRAY_COST = 100  # an array in an array counts as so many of them
+_MOST_LAYERS = 512  # that llama.cpp knows: a list of as many numbers is kept
 _LONG_ARRAY = 64  # above this an array's values are skipped
 _MAX_KEPT = 100_000  # array elements kept over the whole header
 _MAX_SIZE = 2**63 - 1
@@ -216,7 +217,7 @@ def _array(cursor: _Cursor, key: str, depth: int) -> tuple[object, ...] | LongAr
         cursor.elements_left -= length * (_ARRAY_COST if kind == _ARRAY else 1)
         if cursor.elements_left < 0:
             cursor.refuse(f"the metadata key '{key}' brings the header to more strings or arrays in arrays than any model has")
-    if length <= _LONG_ARRAY and length <= cursor.kept_left:
+    if length <= (_MOST_LAYERS if kind in _SCALARS else _LONG_ARRAY) and length <= cursor.kept_left:
         cursor.kept_left -= length
         return tuple(_value(cursor, key, kind, depth=depth + 1) for _ in range(length))
     if kind in _SCALARS:

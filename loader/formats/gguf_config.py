@@ -21,6 +21,8 @@ def config_from_metadata(metadata: Mapping[str, object]) -> dict[str, object]:
     names = table("gguf")
     config: dict[str, object] = {"model_type": names["model_types"].get(architecture, architecture)}
     config |= _translated(metadata, architecture, names["config"])
+    if "kv_lora_rank" in config:  # older files give the heads' widths as any model does; newer ones the latent's, and the heads' apart
+        config |= _translated(metadata, architecture, names["latent"]) | _translated(metadata, architecture, names["heads_of_latent"])
     scaling = _translated(metadata, architecture, names["rope_scaling"])
     if scaling.get("rope_type", "none") != "none":
         config["rope_scaling"] = scaling

@@ -175,7 +175,6 @@ RELEASES = (
         "1",
         SWIGLU,
         fused_qkv=True,
-        norm=NormType.LAYER_NORM,
     ),
     Release("qwen-2", SILU | {"model_type": "qwen2", "vocab_size": 151936, "rope_theta": 1e6}, names(QWEN2_LAYER), Q, "2", SWIGLU),
 )
@@ -250,3 +249,34 @@ def test_others_are_not_taken_for_one_of_the_five(layer: list[str], prefix: str)
         detect_architecture_from_tensors(names(layer, prefix=prefix, outside="transformer.wte.weight transformer.wpe.weight"))
         is ModelArchitecture.OTHER
     )
+
+
+@pytest.mark.parametrize(
+    ("model_type", "version"),
+    [("t5gemma", None), ("t5gemma2", "2"), ("gemma3_text", "3"), ("qwen2_5_vl", "2.5"), ("phi4_multimodal", "4"), ("mllama", None)],
+)
+def test_version_is_the_familys_own(model_type: str, version: str | None) -> None:
+    assert ArchitectureConfig.from_tensors({"model_type": model_type}, {}).version == version
+
+
+NORMED_WITH_BIAS = {"input_layernorm.weight": (8,), "input_layernorm.bias": (8,), "mlp.dense_h_to_4h.weight": (32, 8)}
+GATE_BESIDE = {"input_layernorm.weight": (8,), "mlp.dense_h_to_4h.weight": (64, 8), "mlp.dense_4h_to_h.weight": (8, 32)}
+MIXER = {"norm.weight": (8,), "mixer.in_proj.weight": (64, 8)}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "layer", "norm", "activation"),
+    [  # as released, where configs say less than transformers would write today
+        ("falcon", {"layer_norm_epsilon": 1e-5}, NORMED_WITH_BIAS, NormType.LAYER_NORM, ActivationType.GELU),
+        ("bloom", {"layer_norm_epsilon": 1e-5}, NORMED_WITH_BIAS, NormType.LAYER_NORM, ActivationType.GELU_TANH),
+        ("chatglm", {"layernorm_epsilon": 1e-5}, GATE_BESIDE, NormType.RMS_NORM, ActivationType.SWIGLU),
+        ("mamba", {"layer_norm_epsilon": 1e-5, "hidden_act": "silu"}, MIXER, NormType.RMS_NORM, ActivationType.SILU),
+    ],
+)
+def test_blocks_of_releases(
+    model_type: str, config: dict[str, object], layer: dict[str, tuple[int, ...]], norm: NormType, activation: ActivationType
+) -> None:
+    shapes = {f"model.layers.{index}.{name}": shape for index in range(2) for name, shape in layer.items()} | {"wte.weight": (99, 8)}
+    tensors = {name: TensorEntry(name, "BF16", shape, "model.safetensors", 0, 2) for name, shape in shapes.items()}
+    found = ArchitectureConfig.from_tensors(config | {"model_type": model_type}, tensors)
+    assert (found.norm_type, found.activation) == (norm, activation)
