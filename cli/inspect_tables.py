@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..loader.architecture.kv_cache import KVCache
-from ..loader.inspection import Component, InspectReport, LayerGroup
+from ..loader.inspection import Component, InspectReport, LayerGroup, StackSummary
 from ..loader.problems import Problem
 from ..loader.text import counted, format_bytes, format_count, printable
 
@@ -60,10 +60,19 @@ def inspect_tables(report: InspectReport, *, unfold: bool = False, width: int | 
 def _headline(report: InspectReport) -> Text:
     if report.adapter is not None:
         return _adapter(report.adapter)
-    name = printable(report.family or report.architecture)
-    version = "" if report.version is None or report.version in name else f" {report.version}"
+    name = _family(report)
+    version = "" if report.version is None or report.family is None or report.version in name else f" {report.version}"
     class_name = "" if report.class_name is None else f"  {printable(report.class_name)}"
-    return Text.assemble((f"{name}{version}", "bold cyan"), (f"  {report.kind}", "bold"), (class_name, "dim"))
+    return Text.assemble((f"{name}{version}", "bold cyan"), (f"  {report.kind or 'of unknown kind'}", "bold"), (class_name, "dim"))
+
+
+def _family(report: InspectReport) -> str:
+    """The family that the config names; without one only whose names the tensors have, which others may share."""
+    if report.family is not None:
+        return printable(report.family)
+    if report.architecture == "other":
+        return "unknown family"
+    return f"{'llama' if report.architecture == 'mistral' else report.architecture}-like (by tensor names)"
 
 
 def _adapter(adapter: Adapter) -> Text:
@@ -132,7 +141,7 @@ def _shared(names: dict[str, str]) -> str:
 
 def _shape(report: InspectReport) -> str:
     numbers = (
-        (f"{report.num_layers}", report.num_layers),
+        (_layers(report), report.num_layers),
         (f"hidden {report.hidden_size or 0:,}", report.hidden_size),
         (f"heads {report.num_attention_heads}", report.num_attention_heads),
         (
@@ -143,6 +152,22 @@ def _shape(report: InspectReport) -> str:
         (f"vocabulary {report.vocab_size or 0:,}", report.vocab_size),
     )
     return ", ".join(words for words, value in numbers if value)
+
+
+def _layers(report: InspectReport) -> str:
+    """The main stack's layers, beside those of the largest stack of every other sort."""
+    main = next((stack for stack in report.stacks if stack.main), None)
+    beside = sorted((stack for stack in report.stacks if not stack.side and stack is not main), key=lambda stack: stack.num_layers)
+    largest = {_sort(stack): stack.num_layers for stack in beside if main is None or _sort(stack) != _sort(main)}
+    words = [f"{sort} {count}" for sort, count in sorted(largest.items(), reverse=True)]
+    if main is None or not words:
+        return f"{report.num_layers}"
+    named = _sort(main) if {"encoder", "decoder"} & largest.keys() or report.kind == "seq2seq" else main.modality
+    return " + ".join([*words, f"{named} {report.num_layers}"])
+
+
+def _sort(stack: StackSummary) -> str:
+    return stack.role if stack.modality == "text" else stack.modality
 
 
 def _quantization(report: InspectReport) -> str:

@@ -223,7 +223,7 @@ def inspect(reference: str | os.PathLike[str] | Checkpoint, *, file: str | None 
 def _stacks(architecture: ArchitectureConfig) -> Iterator[StackSummary]:
     for stack in architecture.structure.stacks:
         main = stack is architecture.structure.main
-        yield StackSummary(stack.prefix, stack.num_layers, stack.role, stack.modality, main)
+        yield StackSummary(stack.prefix, stack.num_layers, stack.role, stack.modality, main, stack.side)
 
 
 class _Amounts:

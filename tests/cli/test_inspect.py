@@ -42,6 +42,30 @@ def test_tables_tell_family_sizes_and_parts(run: Run, llama: Path) -> None:
         assert words in text
 
 
+def test_without_a_config_only_likeness_is_claimed(run: Run, llama: Path) -> None:
+    (llama / "config.json").unlink()
+    assert run("inspect", llama).out.startswith("llama-like (by tensor names)  decoder-only\n")
+
+
+def test_what_is_no_model_is_said_to_be_unknown(run: Run, tmp_path: Path) -> None:
+    file = write_safetensors(tmp_path / "numbers.safetensors", {"a.weight": ("F32", (4, 2))})
+    assert run("inspect", file).out.startswith("unknown family  of unknown kind\n")
+    answer = run("inspect", file, "--json").json
+    assert [answer[key] for key in ("kind", "norm_type", "activation")] == [None, None, None]
+
+
+def test_layers_are_told_apart_by_stack(run: Run, tmp_path: Path) -> None:
+    layer = {"attn.q.weight": ("F32", (4, 4)), "norm.weight": ("F32", (4,))}
+    stacks = {
+        f"{stack}.layers.{index}.{name}": each
+        for stack, count in (("encoder", 3), ("decoder", 2))
+        for index in range(count)
+        for name, each in layer.items()
+    }
+    write_safetensors(tmp_path / "model.safetensors", stacks | {"shared.weight": ("F32", (9, 4))})
+    assert "layers      encoder 3 + decoder 2, hidden 4" in run("inspect", tmp_path).out
+
+
 def test_layers_unfold(run: Run, llama: Path) -> None:
     text = run("inspect", llama, "--layers").out
     assert "model.layers.0 " in text
