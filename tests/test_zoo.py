@@ -58,6 +58,26 @@ def test_sizes_and_experts(zoo: Path, case: str) -> None:
     assert report.vocab_size == judged["vocab_size"]
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_norm_and_activation(zoo: Path, case: str) -> None:
+    report, judged = mlload.inspect(zoo / case), truth(zoo / case)
+    assert report.norm_type == (judged["norm_type"] or report.norm_type)
+    assert report.activation == (judged["activation"] or report.activation)  # none judged: it is written out in the model's own code
+
+
+# A prompt of its own before every text; latents compressed over time; layers that are gone through many times.
+UNCOUNTED = {"causal-cpmant", "causal-deepseek_v4", "causal-hrm_text"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cache(zoo: Path, case: str) -> None:
+    found, judged = mlload.inspect(zoo / case).kv_cache, truth(zoo / case)["cache"]
+    if judged is None:  # transformers caches nothing, or in its own way
+        return
+    sizes = found and {"each": found.bytes_per_token, "full": found.full_bytes_per_token, "window": found.window}
+    assert sizes == (None if case in UNCOUNTED else judged)
+
+
 # Without a config some things can't be known: a BERT that was trained to decode has the very tensors of one that was not.
 ALIKE = {"causal-bigbird_pegasus", "seq2seq-bigbird_pegasus", "masked-funnel"}
 

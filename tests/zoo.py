@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
+from zoo_blocks import activation, cache, cached_bytes, norm_type
 from zoo_configs import KNOWN_FAILURES, quirks_of, tiny
 
 TASKS: Final = {
@@ -60,6 +61,9 @@ class Truth:
     parameters: int
     has_vision: bool
     has_audio: bool
+    norm_type: str | None
+    activation: str | None
+    cache: dict[str, int | None] | None
 
 
 def entries() -> tuple[Entry, ...]:
@@ -349,7 +353,22 @@ def judge(entry: Entry, model: PreTrainedModel, folder: Path) -> Truth:
         parameters=sum(p.numel() for p in model.parameters()),
         has_vision=has_vision,
         has_audio=_accepts(model, "input_features|input_values"),
+        norm_type=norm_type(model, main, lambda: run(model, entry)),
+        activation=activation(model, main, lambda: run(model, entry)),
+        cache=_cache(model, entry),
     )
+
+
+def _cache(model: PreTrainedModel, entry: Entry) -> dict[str, int | None] | None:
+    """Return what the cache of a causal model keeps, for the types that transformers caches for."""
+    if entry.task != "causal" or entry.model_type == "blt":  # whose cache wants a config that it lacks
+        return None
+
+    def bytes_at(length: int) -> int:
+        with torch.no_grad():
+            return cached_bytes(model(**_inputs(model, entry, torch.arange(20, 20 + length)[None]) | {"use_cache": True}))
+
+    return cache(bytes_at)
 
 
 # ---- building all of them ----

@@ -57,7 +57,7 @@ TEXT: Final[dict[str, Any]] = {
     **_same(1, "num_dense_layers num_mtp_layers num_nextn_predict_layers"),
     **_same(64, "max_position_embeddings n_positions n_ctx max_seq_len max_source_positions max_target_positions"),
     **_same(64, "max_2d_position_embeddings max_encoder_position_embeddings max_decoder_position_embeddings"),
-    **_same(16, "sliding_window sliding_window_size attention_window_size local_attention window_size index_head_dim"),
+    **_same(16, "sliding_window sliding_window_size attention_window_size local_attention window_size index_head_dim attention_chunk_size"),
     "kv_lora_rank": 16,
     "q_lora_rank": 20,
     "o_lora_rank": 12,
@@ -146,6 +146,7 @@ _CODEC: Final = {"num_filters": 4, "downsampling_ratios": [2, 2], "depths": [1, 
 _XMAMBA: Final = {"layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"], "num_hidden_layers": 4}
 _DOTS3_NOTE: Final = {
     "first_k_dense_replace": 1,
+    "sliding_window": 16,
     "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
     **{f"swa_{k}": v for k, v in _same(4, "num_attention_heads num_key_value_heads").items()},
     **{f"swa_{k}": v for k, v in _same(8, "qk_nope_head_dim v_head_dim").items()},

@@ -53,7 +53,7 @@ def compared(case: Path, *, config: bool) -> dict[str, bool]:
     main, names = architecture.structure.main, architecture.tensor_names
     stacks = sorted([stack.prefix, stack.num_layers] for stack in architecture.structure.stacks)
     return {
-        "kind": architecture.kind.value == truth["kind"],
+        "kind": architecture.kind == truth["kind"],
         "stacks": stacks == sorted(truth["stacks"]) and (main.prefix if main else None) == truth["main_stack"],
         "layers": (main.num_layers if main else None) == truth["num_layers"],
         "embedding": names.embedding == truth["embedding"],
@@ -67,7 +67,7 @@ def described(case: Path) -> tuple[str, ...]:
     architecture = found(case, config=True)
     main, names = architecture.structure.main, architecture.tensor_names
     parts = (names.layers, str(main.num_layers) if main else None, names.embedding, names.norm, names.head)
-    return architecture.kind.value, *(part or "-" for part in parts)
+    return tuple(part or "-" for part in (architecture.kind, *parts))
 
 
 if __name__ == "__main__":
