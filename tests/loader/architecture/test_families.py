@@ -186,7 +186,7 @@ def table(tensors: list[str], vocab_size: int) -> dict[str, TensorEntry]:
             return (vocab_size, 64)
         return (64,) if "norm" in name or "ln_" in name or name.endswith("bias") else (64, 64)
 
-    return {name: TensorEntry(name, "BF16", shape(name), "model.safetensors", 0, 2) for name in tensors}
+    return {name: TensorEntry(name, "BF16", shape(name), "model.safetensors", 2 * place, 2) for place, name in enumerate(tensors)}
 
 
 def described(release: Release) -> ArchitectureConfig:
