@@ -28,6 +28,27 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .loader.inspection import InspectReport, inspect
+    from .loader.loaders import (
+        CPUModelLoader,
+        CUDAModelLoader,
+        MLXModelLoader,
+        ModelLoader,
+        ModelLoaderFactory,
+        MPSModelLoader,
+        QuantizedModelLoader,
+        StandardModelLoader,
+        load_model_and_tokenizer,
+    )
+    from .loader.plan import (
+        LoadPlan,
+    )
+    from .loader.settings import (
+        Backend,
+        LoadingStrategy,
+        ModelLoadingConfig,
+        QuantizationConfig,
+        QuantizationMethod,
+    )
 
 # Public names and the modules that hold them: imported at first use, so that `import mlload` costs nothing.
 _MODULES = {
@@ -50,22 +71,51 @@ _MODULES = {
     "UsageError": ".loader.errors",
     "InspectReport": ".loader.inspection",
     "inspect": ".loader.inspection",
+    "CPUModelLoader": ".loader.loaders",
+    "CUDAModelLoader": ".loader.loaders",
+    "MLXModelLoader": ".loader.loaders",
+    "MPSModelLoader": ".loader.loaders",
+    "ModelLoader": ".loader.loaders",
+    "ModelLoaderFactory": ".loader.loaders",
+    "QuantizedModelLoader": ".loader.loaders",
+    "StandardModelLoader": ".loader.loaders",
+    "load_model_and_tokenizer": ".loader.loaders",
+    "LoadPlan": ".loader.plan",
+    "Backend": ".loader.settings",
+    "LoadingStrategy": ".loader.settings",
+    "ModelLoadingConfig": ".loader.settings",
+    "QuantizationConfig": ".loader.settings",
+    "QuantizationMethod": ".loader.settings",
 }
 
 __all__ = [
     "AccessDeniedError",
     "ArchitectureConfig",
+    "Backend",
+    "CPUModelLoader",
+    "CUDAModelLoader",
     "Checkpoint",
     "DiffReport",
     "DoesNotFitError",
     "InspectReport",
     "InvalidCheckpointError",
+    "LoadPlan",
+    "LoadingStrategy",
+    "MLXModelLoader",
+    "MPSModelLoader",
     "MissingDependencyError",
     "MlloadError",
     "ModelArchitecture",
+    "ModelLoader",
+    "ModelLoaderFactory",
+    "ModelLoadingConfig",
     "NetworkError",
     "NotFoundError",
+    "QuantizationConfig",
+    "QuantizationMethod",
+    "QuantizedModelLoader",
     "RopeScaling",
+    "StandardModelLoader",
     "ThresholdExceededError",
     "UsageError",
     "__version__",
@@ -73,6 +123,7 @@ __all__ = [
     "detect_architecture_from_tensors",
     "diff",
     "inspect",
+    "load_model_and_tokenizer",
 ]
 
 if not TYPE_CHECKING:  # hidden from the type checker, which would otherwise take every misspelt name for one of these

@@ -1,16 +1,20 @@
-"""`mlload load`: load a model whole, and try it with a prompt."""
+"""`mlload load`: load a model, check it, save it, try it with a prompt; or only show what loading would do."""
 
 from __future__ import annotations
 
-import time
-from typing import Annotated
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import Debug, Json, Model
 from .output import print_json, print_tables
 
-SCHEMA = "mlload.load/1"
+if TYPE_CHECKING:
+    from ..loader.load_report import LoadReport
+    from ..loader.loading import LoadedModel
+    from ..loader.settings import ModelLoadingConfig
 
 
 def load(
@@ -18,40 +22,85 @@ def load(
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="Go on from this text.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, max=1_000_000, help="How far to go on.")] = 100,
     dtype: Annotated[str, typer.Option("--dtype", help="auto (the checkpoint's own), float32, float16 or bfloat16.")] = "auto",
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; the best that is there if not given.")] = None,
+    strategy: Annotated[str | None, typer.Option("--strategy", help="full, low-memory or unified-memory.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=-1, max=256, help="Tensors read at once; -1 for what suits the device.")] = -1,
+    attention: Annotated[
+        str | None, typer.Option("--attention", help="eager, sdpa, flash_attention_2 ...; the model's own if not given.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the memory it will take; read no weights.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Look for NaN and infinity in the weights, and name the tensors.")] = False,
+    save: Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the loaded model there as a checkpoint.")] = None,
+    mmap: Annotated[bool, typer.Option("--mmap/--no-mmap", help="Use the files' own pages, or read them into memory.")] = True,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Initialise at random what the checkpoint lacks.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the code that comes with the checkpoint.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Load a model whole, and go on from a prompt with it."""
+    """Load a model as from_pretrained would, sooner and in less memory; check it, save it, go on from a prompt with it."""
     del debug  # read where errors are turned into lines
-    from ..loader.pretrained import generate, load_pretrained
+    from ..loader.settings import LoadingStrategy, ModelLoadingConfig, choice
 
-    loaded = load_pretrained(model, dtype=dtype, device=device)
-    started = time.perf_counter()
-    text, count = (None, 0) if prompt is None else generate(loaded, prompt, max_new_tokens=max_new_tokens, stream=not as_json)
-    seconds = loaded.seconds if prompt is None else loaded.seconds | {"generate": time.perf_counter() - started}
-    answer: dict[str, object] = {
-        "schema": SCHEMA,
-        "reference": model,
-        "class_name": type(loaded.model).__name__,
-        "kind": loaded.kind and loaded.kind.value,
-        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "device": str(loaded.model.device),
-        "seconds": {phase: round(value, 4) for phase, value in seconds.items()},
-        "prompt": prompt,
-        "text": text,
-        "generated_tokens": count,
-    }
+    settings = ModelLoadingConfig(
+        model,
+        loading_strategy=None if strategy is None else choice(LoadingStrategy, strategy.replace("-", "_")),
+        dtype=dtype,
+        device=device,
+        loading_workers=workers,
+        attn_implementation=attention,
+        mmap=mmap,
+        allow_missing=allow_missing,
+        trust_remote_code=trust_remote_code,
+    )
+    if dry_run:
+        _show_plan(settings, as_json=as_json)
+        return
+    from ..loader.load_report import load_report
+
+    loaded = _loaded(settings)
+    report = load_report(loaded)
+    if check:
+        from ..loader.execution.checks import non_finite
+
+        report = replace(report, non_finite=non_finite(loaded.model))
+    if save is not None:
+        loaded.save(save)
+    if prompt is not None:
+        report = _generated(report, loaded, prompt, max_new_tokens, stream=not as_json)
     if as_json:
-        print_json(answer)
+        print_json(report.to_json())
     else:
-        print_tables(_summary(answer, seconds))
+        from .load_tables import load_tables
+
+        print_tables(load_tables(report))
 
 
-def _summary(answer: dict[str, object], seconds: dict[str, float]) -> list[str]:
-    from ..loader.text import format_count
+def _show_plan(settings: ModelLoadingConfig, *, as_json: bool) -> None:
+    from ..loader.load_report import plan_report
+    from ..loader.loading import plan_load
 
-    parameters = format_count(int(str(answer["parameters"])))
-    phases = ", ".join(f"{phase} {value:.2f} s" for phase, value in seconds.items())
-    return [f"{answer['class_name']}, {answer['kind']}, {parameters} parameters in {answer['dtype']} on {answer['device']}", phases]
+    report = plan_report(plan_load(settings))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        from .load_tables import plan_tables
+
+        print_tables(plan_tables(report))
+
+
+def _loaded(settings: ModelLoadingConfig) -> LoadedModel:
+    from ..loader.loading import plan_load
+    from .progress import unit_progress
+
+    planned = plan_load(settings)
+    with unit_progress(planned.plan) as progress:
+        return planned.execute(progress)
+
+
+def _generated(report: LoadReport, loaded: LoadedModel, prompt: str, max_new_tokens: int, *, stream: bool) -> LoadReport:
+    from ..loader.loading import generate, phase
+
+    seconds = dict(report.seconds)
+    with phase(seconds, "generate"):
+        text, count = generate(loaded, prompt, max_new_tokens=max_new_tokens, stream=stream)
+    return replace(report, seconds=seconds, prompt=prompt, text=text, generated_tokens=count)

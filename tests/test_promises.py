@@ -12,9 +12,11 @@ from conftest import Outcome
 import mlload
 
 PUBLIC = """
-AccessDeniedError ArchitectureConfig Checkpoint DiffReport DoesNotFitError InspectReport InvalidCheckpointError MissingDependencyError
-MlloadError ModelArchitecture NetworkError NotFoundError RopeScaling ThresholdExceededError UsageError __version__ detect_architecture
-detect_architecture_from_tensors diff inspect
+AccessDeniedError ArchitectureConfig Backend CPUModelLoader CUDAModelLoader Checkpoint DiffReport DoesNotFitError InspectReport
+InvalidCheckpointError LoadPlan LoadingStrategy MLXModelLoader MPSModelLoader MissingDependencyError MlloadError ModelArchitecture
+ModelLoader ModelLoaderFactory ModelLoadingConfig NetworkError NotFoundError QuantizationConfig QuantizationMethod QuantizedModelLoader
+RopeScaling StandardModelLoader ThresholdExceededError UsageError __version__ detect_architecture detect_architecture_from_tensors diff
+inspect load_model_and_tokenizer
 """.split()
 
 INSPECT_KEYS = """
@@ -26,11 +28,21 @@ requests bytes_read problems
 """.split()
 
 DIFF_KEYS = "schema reference other glob regex same config only_before only_after shapes dtypes common_tensors".split()
-LOAD_KEYS = "schema reference class_name kind parameters dtype device seconds prompt text generated_tokens".split()
+LOAD_KEYS = """
+schema reference class_name kind device strategy parameters dtype seconds predicted measured missing unexpected non_finite prompt text
+generated_tokens
+""".split()
+
+PLAN_KEYS = """
+schema reference class_name kind backend device strategy workers dtype read_bytes model_bytes peak loaded units missing unexpected ties
+""".split()
 
 OPTIONS = {
     "inspect": "--tensors --regex --layers --diff --file --strict --json --debug --help".split(),
-    "load": "--prompt --max-new-tokens --dtype --device --json --debug --help".split(),
+    "load": """
+        --prompt --max-new-tokens --dtype --device --strategy --workers --attention --dry-run --check --save --mmap --no-mmap
+        --allow-missing --trust-remote-code --json --debug --help
+    """.split(),
 }
 
 EXIT_CODES = {
@@ -77,6 +89,12 @@ def test_diff_keys(run: Callable[..., Outcome], llama: Path) -> None:
     answer = run("inspect", llama, "--diff", llama, "--json").json
     assert list(answer) == DIFF_KEYS
     assert answer["schema"] == "mlload.diff/1"
+
+
+def test_plan_keys(run: Callable[..., Outcome]) -> None:
+    answer = run("load", "tiny", "--dry-run", "--json").json
+    assert list(answer) == PLAN_KEYS
+    assert answer["schema"] == "mlload.plan/1"
 
 
 def test_load_keys(run: Callable[..., Outcome]) -> None:

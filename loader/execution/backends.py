@@ -1,0 +1,180 @@
+"""The backends: which device, dtype and number of workers each one wants. Pure functions of a probe of the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from ..errors import DoesNotFitError, UsageError
+from ..settings import Backend, LoadingStrategy
+
+_CUDA_WORKER_BYTES = 8 << 30  # of device memory for each worker: what it converts lies there beside the model
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator as torch reports it: name, bytes in all and free, and whether it computes in bfloat16."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+    bfloat16: bool = True
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What this machine has. `cores`: that this process may use. `free_bytes`: memory that can be had without swapping."""
+
+    cores: int
+    free_bytes: int
+    cuda: tuple[Device, ...] = ()
+    mps: Device | None = None
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+
+def probe() -> Hardware:
+    """Ask torch and the kernel what is there."""
+    return Hardware(
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        free_bytes=_free_bytes(),
+        cuda=tuple(_cuda_device(index) for index in range(torch.cuda.device_count())) if torch.cuda.is_available() else (),
+        mps=_mps_device() if torch.backends.mps.is_available() else None,
+    )
+
+
+def _free_bytes() -> int:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _cuda_device(index: int) -> Device:
+    free, total = torch.cuda.mem_get_info(index)
+    return Device(torch.cuda.get_device_name(index), total, free, torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def _mps_device() -> Device:
+    total = torch.mps.recommended_max_memory()
+    return Device("mps", total, total - torch.mps.driver_allocated_memory(), torch.backends.mps.is_macos_or_newer(14, 0))
+
+
+class BackendRules(Protocol):
+    """What differs between backends."""
+
+    @property
+    def backend(self) -> Backend:
+        """Which one."""
+        ...
+
+    def is_there(self, hardware: Hardware) -> bool:
+        """Whether this machine has it."""
+        ...
+
+    def dtype(self, hardware: Hardware, asked: torch.dtype) -> torch.dtype:
+        """The dtype that `asked` becomes where the device can't compute in it."""
+        ...
+
+    def workers(self, hardware: Hardware, *, quantized: bool) -> int:
+        """How many tensors are read and converted at once."""
+        ...
+
+    def strategy(self) -> LoadingStrategy:
+        """What is done when nothing else is asked and everything fits."""
+        ...
+
+
+class Cpu:
+    """Weights are the files' own pages, or copies of them in host memory."""
+
+    backend = Backend.CPU
+
+    def is_there(self, hardware: Hardware) -> bool:
+        """Always."""
+        return True
+
+    def dtype(self, hardware: Hardware, asked: torch.dtype) -> torch.dtype:
+        """Every dtype is computed in."""
+        return asked
+
+    def workers(self, hardware: Hardware, *, quantized: bool) -> int:
+        """Half of the cores: torch's own threads share them; quantizing keeps to itself, so all."""
+        return hardware.cores if quantized else max(1, hardware.cores // 2)
+
+    def strategy(self) -> LoadingStrategy:
+        """All at once: mapping costs nothing."""
+        return LoadingStrategy.FULL
+
+
+class Cuda:
+    """One or more NVIDIA or AMD devices."""
+
+    backend = Backend.CUDA
+
+    def is_there(self, hardware: Hardware) -> bool:
+        """Whether torch sees one."""
+        return bool(hardware.cuda)
+
+    def dtype(self, hardware: Hardware, asked: torch.dtype) -> torch.dtype:
+        """Float16 for bfloat16 on devices older than it."""
+        return torch.float16 if asked is torch.bfloat16 and not all(device.bfloat16 for device in hardware.cuda) else asked
+
+    def workers(self, hardware: Hardware, *, quantized: bool) -> int:
+        """One for each 8 GiB that are free on the smallest device, 8 at most; half as many where each one also quantizes."""
+        most = min((device.free_bytes for device in hardware.cuda), default=0) // _CUDA_WORKER_BYTES
+        return max(1, min(8, most // 2 if quantized else most, hardware.cores))
+
+    def strategy(self) -> LoadingStrategy:
+        """All at once, to the device."""
+        return LoadingStrategy.FULL
+
+
+class Mps:
+    """Apple's GPU, in the same memory as the host."""
+
+    backend = Backend.MPS
+
+    def is_there(self, hardware: Hardware) -> bool:
+        """Whether torch sees it."""
+        return hardware.mps is not None
+
+    def dtype(self, hardware: Hardware, asked: torch.dtype) -> torch.dtype:
+        """Float16 for bfloat16 where macOS is too old for it."""
+        return torch.float16 if asked is torch.bfloat16 and hardware.mps and not hardware.mps.bfloat16 else asked
+
+    def workers(self, hardware: Hardware, *, quantized: bool) -> int:
+        """Four: reading and copying share one memory."""
+        return 4
+
+    def strategy(self) -> LoadingStrategy:
+        """Without a second copy in host memory."""
+        return LoadingStrategy.UNIFIED_MEMORY
+
+
+BACKENDS: Mapping[Backend, BackendRules] = {rules.backend: rules for rules in (Cuda(), Mps(), Cpu())}
+
+
+def choose_backend(hardware: Hardware, asked: Backend | None, device: str | torch.device | None) -> tuple[BackendRules, torch.device]:
+    """The backend and the device to load to. Raises UsageError for an unknown device, DoesNotFitError for one that is not there."""
+    if device is None and asked is None:
+        rules = next(rules for rules in BACKENDS.values() if rules.is_there(hardware))
+        return rules, torch.device(rules.backend.value)
+    if asked is Backend.MLX:
+        raise DoesNotFitError("there is no mlx that could be used: models are loaded for torch", hint="the mps backend uses Apple's GPU")
+    named = _device(device or (asked.value if asked else "cpu"))
+    rules = next((rules for rules in BACKENDS.values() if rules.backend.value == named.type), None)
+    if rules is None or not rules.is_there(hardware) or (named.type == "cuda" and (named.index or 0) >= len(hardware.cuda)):
+        raise DoesNotFitError(f"there is no device '{named}' that this torch can use", hint="leave --device out to load to the CPU")
+    return rules, named
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"unknown device '{device}'", hint="cpu, cuda, cuda:1 or mps") from None

@@ -1,0 +1,145 @@
+"""What loading will do, and what it did, as plain data for tables and JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from .memory import Memory
+
+if TYPE_CHECKING:
+    import torch
+
+    from .architecture import Kind
+    from .loading import LoadedModel, PlannedLoad
+    from .plan import Unit
+
+PLAN_SCHEMA = "mlload.plan/1"
+LOAD_SCHEMA = "mlload.load/1"
+
+
+@dataclass(frozen=True, slots=True)
+class UnitLine:
+    """One unit: how many tensors the model gets, bytes read and bytes kept, and what is done to them."""
+
+    name: str
+    tensors: int
+    read_bytes: int
+    kept_bytes: int
+    actions: tuple[str, ...]  # "mapped", "copied to bfloat16", the names of conversions
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """A plan that has not been carried out."""
+
+    reference: str
+    class_name: str
+    kind: str | None
+    backend: str
+    device: str
+    strategy: str
+    workers: int
+    dtype: str
+    read_bytes: int
+    model_bytes: int
+    peak: Memory
+    loaded: Memory
+    units: tuple[UnitLine, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    ties: dict[str, str]
+
+    def to_json(self) -> dict[str, object]:
+        """One object of plain values."""
+        return {"schema": PLAN_SCHEMA, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """A model that was loaded. `measured` is the growth of this process's memory since before its weights were read."""
+
+    reference: str
+    class_name: str
+    kind: str | None
+    device: str
+    strategy: str
+    parameters: int
+    dtype: str
+    seconds: dict[str, float]
+    predicted: Memory
+    measured: Memory
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    non_finite: dict[str, int] | None = None
+    prompt: str | None = None
+    text: str | None = None
+    generated_tokens: int = 0
+
+    def to_json(self) -> dict[str, object]:
+        """One object of plain values."""
+        seconds = {name: round(value, 4) for name, value in self.seconds.items()}
+        return {"schema": LOAD_SCHEMA, **asdict(self), "seconds": seconds}
+
+
+def plan_report(planned: PlannedLoad) -> PlanReport:
+    """What `planned` would do."""
+    plan, prediction = planned.plan, planned.prediction
+    mapped = planned.settings.mmap and planned.device.type == "cpu"
+    return PlanReport(
+        reference=str(planned.settings.model_name),
+        class_name=type(planned.skeleton.model).__name__,
+        kind=_kind(planned.checkpoint.architecture.kind),
+        backend=planned.rules.backend.value,
+        device=str(planned.device),
+        strategy=planned.strategy.value,
+        workers=planned.workers,
+        dtype=_name(planned.skeleton.dtype),
+        read_bytes=plan.source_bytes,
+        model_bytes=plan.target_bytes,
+        peak=prediction.peak,
+        loaded=prediction.loaded,
+        units=tuple(_unit_line(unit, mapped=mapped) for unit in plan.units),
+        missing=tuple(sorted(planned.skeleton.truly_missing(plan.missing))),
+        unexpected=plan.unexpected,
+        ties=dict(plan.ties),
+    )
+
+
+def load_report(loaded: LoadedModel) -> LoadReport:
+    """What came of loading."""
+    model = loaded.model
+    return LoadReport(
+        reference=loaded.reference,
+        class_name=type(model).__name__,
+        kind=_kind(loaded.kind),
+        device=str(model.device),
+        strategy=loaded.strategy.value,
+        parameters=model.num_parameters(),
+        dtype=_name(model.dtype),
+        seconds=loaded.seconds,
+        predicted=loaded.prediction.loaded,
+        measured=loaded.measured,
+        missing=loaded.missing,
+        unexpected=loaded.plan.unexpected,
+    )
+
+
+def _unit_line(unit: Unit, *, mapped: bool) -> UnitLine:
+    actions: dict[str, None] = {}
+    for step in unit.steps:
+        if step.conversion is not None:
+            actions[step.conversion.summary] = None
+        elif not step.is_view:
+            actions[f"to {_name(step.targets[0].dtype)}"] = None
+        else:
+            actions["mapped" if mapped else "copied"] = None
+    return UnitLine(unit.name, sum(len(step.targets) for step in unit.steps), unit.source_bytes, unit.target_bytes, tuple(actions))
+
+
+def _kind(kind: Kind | None) -> str | None:
+    return None if kind is None else kind.value
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,126 @@
+"""Loaders as objects, one class a backend: thin fronts over `loading`, to be called or extended by code that wants a class.
+
+ModelLoader
+├── StandardModelLoader      unquantized
+└── QuantizedModelLoader     quantized while loading
+    ├── CUDAModelLoader, MPSModelLoader, MLXModelLoader, CPUModelLoader
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, ClassVar, overload
+
+from .errors import UsageError
+from .loading import LoadedModel, load, load_tokenizer, plan_load
+from .settings import Backend, ModelLoadingConfig, choice
+from .text import did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Loaded = tuple["PreTrainedModel", "PreTrainedTokenizerBase"]
+
+
+class ModelLoader:
+    """Loads the model that a config asks for, and its tokenizer."""
+
+    backend: ClassVar[Backend | None] = None
+
+    def __init__(self, config: ModelLoadingConfig) -> None:
+        self.config = config if self.backend is None else replace(config, backend=self.backend)
+
+    def load_model(self) -> PreTrainedModel:
+        """The model, as transformers knows it. Raises what `loading.load` raises."""
+        return load(self.config).model
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer; no weights are read. Raises NotFoundError, InvalidCheckpointError."""
+        from .checkpoint import Checkpoint
+        from .sources.download import local_folder
+
+        return load_tokenizer(local_folder(Checkpoint.open(self.config.model_name)))
+
+    def _create_empty_model(self) -> PreTrainedModel:
+        """The model on the meta device: its structure without weights."""
+        return plan_load(self.config).skeleton.model
+
+
+class StandardModelLoader(ModelLoader):
+    """Loads weights as they are, or in another floating-point dtype."""
+
+
+class QuantizedModelLoader(ModelLoader):
+    """Quantizes weights while it loads them, one unit at a time."""
+
+
+class CUDAModelLoader(QuantizedModelLoader):
+    """Loads to an NVIDIA or AMD device."""
+
+    backend = Backend.CUDA
+
+
+class MPSModelLoader(QuantizedModelLoader):
+    """Loads to Apple's GPU, in unified memory."""
+
+    backend = Backend.MPS
+
+
+class MLXModelLoader(QuantizedModelLoader):
+    """Loads for MLX on Apple machines."""
+
+    backend = Backend.MLX
+
+
+class CPUModelLoader(QuantizedModelLoader):
+    """Loads to the CPU."""
+
+    backend = Backend.CPU
+
+
+_QUANTIZED = {loader.backend: loader for loader in (CUDAModelLoader, MPSModelLoader, MLXModelLoader, CPUModelLoader)}
+
+
+class ModelLoaderFactory:
+    """Chooses the loader class for a config."""
+
+    @staticmethod
+    def create_loader(config: ModelLoadingConfig) -> ModelLoader:
+        """The loader of the config's backend if it quantizes, else the standard one."""
+        if config.quantization_config is None:
+            return StandardModelLoader(config)
+        return _QUANTIZED.get(config.backend, QuantizedModelLoader)(config)
+
+
+@overload
+def load_model_and_tokenizer(model_name: str | os.PathLike[str], backend: Backend | str | None = None, **settings: object) -> Loaded: ...
+
+
+@overload
+def load_model_and_tokenizer(
+    model_name: list[str | os.PathLike[str]], backend: Backend | str | None = None, **settings: object
+) -> list[Loaded]: ...
+
+
+def load_model_and_tokenizer(
+    model_name: str | os.PathLike[str] | list[str | os.PathLike[str]], backend: Backend | str | None = None, **settings: object
+) -> Loaded | list[Loaded]:
+    """A model and its tokenizer, or those of several models that share one memory budget.
+
+    `settings` are fields of ModelLoadingConfig by name. Raises UsageError for one that it does not have, DoesNotFitError where several
+    models together don't fit.
+    """
+    known = [field.name for field in fields(ModelLoadingConfig)]
+    for name in settings:
+        if name not in known:
+            raise UsageError(f"unknown setting '{name}'", hint=did_you_mean(name, known) or f"known: {', '.join(known)}")
+    named = choice(Backend, backend) if isinstance(backend, str) else backend
+    if isinstance(model_name, str | os.PathLike):
+        return _pair(load(ModelLoadingConfig(model_name, named, **settings)))  # pyright: ignore[reportArgumentType]  # checked by name above
+    planned = [plan_load(ModelLoadingConfig(name, named, **settings)) for name in model_name]  # pyright: ignore[reportArgumentType]
+    return [_pair(each.execute()) for each in planned]
+
+
+def _pair(loaded: LoadedModel) -> Loaded:
+    return loaded.model, loaded.tokenizer

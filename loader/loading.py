@@ -1,0 +1,282 @@
+"""Loading a model: the checkpoint checked, the plan made, the plan carried out. Every way to load goes through here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from .architecture import Kind
+from .checkpoint import Checkpoint
+from .dtypes import TORCH_NAMES
+from .errors import InvalidCheckpointError, UsageError
+from .memory import Memory, Prediction, predict, process_memory
+from .plan import LoadPlan, Unit, make_plan
+from .settings import LoadingStrategy, ModelLoadingConfig
+from .text import did_you_mean
+from .validation import find_problems
+from .writing import sync_files
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .execution.backends import BackendRules
+    from .execution.skeleton import Skeleton
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+_LACKING = ("missing-shard", "missing-tensor")
+
+
+@dataclass
+class LoadedModel:
+    """A model as transformers knows it, and how it came to be.
+
+    `seconds` for each phase: headers, import, plan, read. `prediction` is the plan's, `measured` the growth of this process. `missing`
+    are tensors that the checkpoint lacks and that were initialised at random, because that was allowed.
+    """
+
+    reference: str
+    model: PreTrainedModel
+    kind: Kind | None
+    folder: Path
+    plan: LoadPlan
+    prediction: Prediction
+    measured: Memory
+    strategy: LoadingStrategy
+    missing: tuple[str, ...]
+    seconds: dict[str, float]
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The checkpoint's tokenizer, read at first use. Raises InvalidCheckpointError where it has none that can be read."""
+        return load_tokenizer(self.folder)
+
+    def save(self, folder: Path) -> None:
+        """Write the model, and its tokenizer if it has one, as a checkpoint: to a new folder beside `folder`, then under its name.
+
+        Raises UsageError if `folder` exists: nothing is ever overwritten.
+        """
+        if os.path.lexists(folder):
+            raise UsageError(f"{folder} exists already", hint="name a folder that does not")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            written = Path(scratch) / folder.name
+            self.model.save_pretrained(written)
+            if any(self.folder.glob("tokenizer*")):
+                self.tokenizer.save_pretrained(written)
+            sync_files(written)
+            os.rename(written, folder)
+
+
+@dataclass
+class PlannedLoad:
+    """Everything decided and nothing read: a skeleton on the meta device, the plan that fills it, and what that will take."""
+
+    checkpoint: Checkpoint
+    settings: ModelLoadingConfig
+    folder: Path
+    skeleton: Skeleton
+    plan: LoadPlan
+    rules: BackendRules
+    device: torch.device
+    strategy: LoadingStrategy
+    workers: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def prediction(self) -> Prediction:
+        """Peak memory while loading, and what stays, in bytes."""
+        return predict(self.plan, on_device=self.device.type != "cpu", mapped=self.settings.mmap, workers=self.workers)
+
+    def execute(self, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
+        """Read the weights. `progress` hears of every unit once it is in place."""
+        from .execution.full import fill
+        from .execution.weight_files import WeightFiles
+
+        before = process_memory()
+        with phase(self.seconds, "read"):
+            files = WeightFiles(self.folder, mapped=self.settings.mmap)
+            fill(self.skeleton, self.plan, files, device=self.device, workers=self.workers, progress=progress)
+            files.check_unchanged()
+            files.close()
+            missing = self.skeleton.finish(set(self.plan.missing), self.device)
+        return LoadedModel(
+            reference=str(self.settings.model_name),
+            model=self.skeleton.model,
+            kind=self.checkpoint.architecture.kind,
+            folder=self.folder,
+            plan=self.plan,
+            prediction=self.prediction,
+            measured=process_memory() - before,
+            strategy=self.strategy,
+            missing=tuple(sorted(missing)),
+            seconds=self.seconds,
+        )
+
+
+def load(settings: ModelLoadingConfig, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
+    """Load a model as `settings` ask.
+
+    Raises InvalidCheckpointError where the model would not be the one that was saved: tensors missing, mismatched, duplicate;
+    UsageError for what is unknown, DoesNotFitError for hardware that is not there, NotFoundError where there is no such checkpoint.
+    """
+    return plan_load(settings).execute(progress)
+
+
+def plan_load(settings: ModelLoadingConfig) -> PlannedLoad:
+    """Decide how to load; reads headers and config only."""
+    seconds: dict[str, float] = {}
+    dtype_name = _dtype_name(settings.dtype)
+    with phase(seconds, "headers"):
+        checkpoint = Checkpoint.open(settings.model_name)
+        _check(checkpoint, settings)
+    with phase(seconds, "import"):
+        from .execution import backends
+        from .sources.download import local_folder
+    rules, device = backends.choose_backend(hardware := backends.probe(), settings.backend, settings.device)
+    folder = local_folder(checkpoint)
+    with phase(seconds, "plan"):
+        skeleton = _build_skeleton(checkpoint, settings, folder, device, dtype_name, partial(rules.dtype, hardware))
+        plan = make_plan(checkpoint.tensors, skeleton)
+        _check_plan(plan, skeleton, checkpoint, allow_missing=settings.allow_missing)
+    workers = settings.loading_workers if settings.loading_workers > 0 else rules.workers(hardware, quantized=False)
+    strategy = settings.loading_strategy or rules.strategy()
+    return PlannedLoad(checkpoint, settings, folder, skeleton, plan, rules, device, strategy, workers, seconds)
+
+
+def _build_skeleton(
+    checkpoint: Checkpoint,
+    settings: ModelLoadingConfig,
+    folder: Path,
+    device: torch.device,
+    dtype_name: str | None,
+    possible: Callable[[torch.dtype], torch.dtype],
+) -> Skeleton:
+    """The model without weights; `possible` makes of a dtype one that the device computes in."""
+    from .execution.model_class import model_class_and_config, own_dtype, refusals, set_dtype
+    from .execution.quantizers import library_config
+    from .execution.skeleton import Skeleton, find_quantizer
+    from .execution.weight_files import TORCH_DTYPES
+
+    model_class, config = model_class_and_config(
+        checkpoint.config or {}, checkpoint.architecture.kind, folder=folder, trust_remote_code=settings.trust_remote_code
+    )
+    asked = library_config(settings.quantization_config)
+    with refusals(model_class.__name__):
+        dtype = possible(own_dtype(config, _stored_dtype(checkpoint)) if dtype_name is None else TORCH_DTYPES[dtype_name])
+        if settings.attn_implementation is not None:
+            config._attn_implementation = settings.attn_implementation
+        quantizer = find_quantizer(config, asked, device)
+        dtype = dtype if quantizer is None else quantizer.update_dtype(dtype)
+        set_dtype(config, dtype)
+        config.name_or_path = str(folder)
+        skeleton = Skeleton.build(model_class, config, dtype, device=device, quantizer=quantizer)
+        skeleton.read_generation_config(folder)
+    return skeleton
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`. Raises InvalidCheckpointError where there is none, or none that can be read."""
+    from transformers import AutoTokenizer
+
+    from .execution.model_class import refusals
+
+    with refusals("a tokenizer", file="tokenizer files", hint="copy them from where the weights came from"):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def generate(loaded: LoadedModel, prompt: str, *, max_new_tokens: int, stream: bool = False) -> tuple[str, int]:
+    """What the model says after `prompt`, and in how many tokens; with `stream` also written to stdout as it comes, after the prompt.
+
+    Raises UsageError for a model that does not generate, or a prompt without a token.
+    """
+    from transformers import TextStreamer
+
+    model: Any = loaded.model  # `generate` comes from a mixin that its type does not show
+    if not model.can_generate() or loaded.kind is Kind.ENCODER_ONLY:
+        raise UsageError(f"{type(model).__name__} is no model that goes on from a prompt")
+    inputs = loaded.tokenizer(prompt, return_tensors="pt").to(model.device)
+    if inputs["input_ids"].shape[1] == 0:
+        raise UsageError("the prompt holds no token to go on from")
+    streamer = TextStreamer(loaded.tokenizer, skip_special_tokens=True) if stream else None
+    tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, max_length=None, streamer=streamer)[0]
+    start = 0 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    return str(loaded.tokenizer.decode(tokens[start:], skip_special_tokens=True)), int(tokens.shape[0]) - start
+
+
+@contextmanager
+def phase(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Adds the time spent inside to `seconds[name]`."""
+    started = perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = seconds.get(name, 0.0) + perf_counter() - started
+
+
+def _dtype_name(dtype: torch.dtype | str) -> str | None:
+    """Our name of a dtype, None for "auto". Raises UsageError for one that weights can't be loaded in."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UsageError(f"unknown dtype '{name}'", hint=did_you_mean(name, DTYPES) or f"known: {', '.join(DTYPES)}")
+    return TORCH_NAMES.get(name)
+
+
+def _check(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> None:
+    """Nothing in the headers may speak against loading."""
+    if checkpoint.adapter is not None:
+        base = checkpoint.adapter.base_model or "a model that it does not name"
+        raise UsageError(f"{checkpoint.reference} is an adapter for {base}, which can't be loaded alone", hint="load its base model")
+    if checkpoint.config is None:
+        hint = "copy it from where the weights came from"
+        raise InvalidCheckpointError("is missing: without it the model can't be built", file="config.json", hint=hint)
+    _refuse_redirection(checkpoint.config)
+    for problem in find_problems(checkpoint):
+        if problem.severity == "error" and not (settings.allow_missing and problem.code in _LACKING):
+            raise InvalidCheckpointError(
+                problem.message, file=problem.file or checkpoint.location, tensor=problem.tensor, hint="`mlload inspect` lists all problems"
+            )
+
+
+def _refuse_redirection(config: Mapping[str, object], depth: int = 4) -> None:
+    """A config may not name other weights than those that were checked, nor attention code on a hub."""
+    for key, value in config.items():
+        kernel = "attn_implementation" in key and isinstance(value, str) and "/" in value
+        if kernel or key == "transformers_weights":
+            raise InvalidCheckpointError(
+                f"its {key} would load '{value}'", file="config.json", hint=f"take {key} out if you trust the weights"
+            )
+        if isinstance(value, dict) and depth:
+            _refuse_redirection(value, depth - 1)
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype of the first floating-point tensor."""
+    import torch
+
+    from .execution.weight_files import TORCH_DTYPES
+
+    dtypes = (TORCH_DTYPES.get(tensor.dtype) for tensor in checkpoint.tensors.values())
+    return next((dtype for dtype in dtypes if dtype is not None and dtype.is_floating_point), torch.get_default_dtype())
+
+
+def _check_plan(plan: LoadPlan, skeleton: Skeleton, checkpoint: Checkpoint, *, allow_missing: bool) -> None:
+    """Nothing may be initialised at random because the checkpoint lacks it, unless that is allowed."""
+    hint = "`mlload inspect` shows what the checkpoint holds"
+    for name, stored, wanted in plan.mismatched:
+        message = f"its shape is {list(stored)}, but the config makes it {list(wanted)}"
+        raise InvalidCheckpointError(message, file=checkpoint.location, tensor=name, hint=hint)
+    lacking = sorted(skeleton.truly_missing(plan.missing))
+    if lacking and not allow_missing:
+        message = f"{type(skeleton.model).__name__} needs it, but the checkpoint does not hold it"
+        rest = f" (and {len(lacking) - 1:,} more)" if len(lacking) > 1 else ""
+        raise InvalidCheckpointError(
+            message + rest, file=checkpoint.location, tensor=lacking[0], hint="--allow-missing initialises it at random"
+        )

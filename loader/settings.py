@@ -1,0 +1,125 @@
+"""What a user asks of loading: the model, the backend, the strategy, the precision. Data only; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from os import PathLike
+from typing import TYPE_CHECKING, TypeVar
+
+from .errors import UsageError
+from .text import did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+Choice = TypeVar("Choice", bound=Enum)
+
+
+class Backend(Enum):
+    """What computes."""
+
+    CUDA = "cuda"
+    MPS = "mps"
+    MLX = "mlx"
+    CPU = "cpu"
+
+
+class LoadingStrategy(Enum):
+    """When weights are read, and where they stay.
+
+    FULL: all at once, to the device; on a CPU the files' own pages where nothing has to change. LOW_MEMORY: one unit after the other,
+    each step alone; with several ranks, rank 0 loads to the CPU and the others get a model on the meta device. UNIFIED_MEMORY: as FULL,
+    where device and host share memory. STREAMING: a unit at its first access, within `resident` bytes.
+    """
+
+    FULL = "full"
+    LOW_MEMORY = "low_memory"
+    UNIFIED_MEMORY = "unified_memory"
+    STREAMING = "streaming"
+
+
+class QuantizationMethod(Enum):
+    """How weights are made smaller."""
+
+    BNB_NF4 = "nf4"
+    BNB_FP4 = "fp4"
+    BNB_INT8 = "int8"
+    HQQ = "hqq"
+    MLX_INT4 = "mlx_int4"
+    MLX_INT8 = "mlx_int8"
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """A method and its parameters; what is None takes the method's own default.
+
+    `group_size`: weights that share one scale. `axis`: HQQ's, 0 or 1. `compute_dtype`: of the arithmetic on dequantized weights.
+    `quant_storage`: dtype that packed 4-bit weights are kept in. `double_quant`: scales quantized too. `skip_modules`: left as they are.
+    """
+
+    method: QuantizationMethod
+    bits: int | None = None
+    group_size: int | None = None
+    axis: int = 1
+    compute_dtype: torch.dtype | None = None
+    quant_storage: torch.dtype | None = None
+    double_quant: bool = False
+    skip_modules: tuple[str, ...] = ()
+
+
+@dataclass
+class ModelLoadingConfig:
+    """Everything that can be asked of loading a model.
+
+    `model_name`: a folder, a file, a registry name or a hub id with optional `@revision`. `backend`: None takes the best that is there.
+    `loading_strategy`: None lets the plan and the machine decide. `dtype`: a torch dtype, its name, or "auto" for the checkpoint's own.
+    `resident`: bytes of weights that streaming may keep in memory. `max_memory`: bytes (or "10GiB") for each device and "cpu".
+    `loading_workers`: how many tensors are read and converted at once, -1 for what suits the backend. `attn_implementation` and
+    `use_cache`: None leaves the model's own. `mmap`: False reads files instead of mapping them. `rank`, `world_size`: of this process in
+    distributed training. `llama_pro_path`: a folder of an expanded model, `blk_exp-32-40` in its name.
+    """
+
+    model_name: str | PathLike[str]
+    backend: Backend | None = None
+    loading_strategy: LoadingStrategy | None = None
+    quantization_config: QuantizationConfig | None = None
+    dtype: torch.dtype | str = "auto"
+    device: str | torch.device | None = None
+    low_memory: bool = False
+    offload_to_cpu: bool = False
+    max_memory: Mapping[int | str, int | str] | None = None
+    resident: int | None = None
+    loading_workers: int = -1
+    use_safetensors: bool = True
+    use_cache: bool | None = None
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    allow_missing: bool = False
+    allow_pickle: bool = False
+    mmap: bool = True
+    rank: int = 0
+    world_size: int = 1
+    llama_pro_path: str | PathLike[str] | None = None
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        """Names, which are taken too, become members of their enums. Raises UsageError for a name that is none."""
+        if isinstance(self.backend, str):
+            self.backend = choice(Backend, self.backend)
+        if isinstance(self.loading_strategy, str):
+            self.loading_strategy = choice(LoadingStrategy, self.loading_strategy.replace("-", "_"))
+        if self.loading_strategy is None and self.low_memory:
+            self.loading_strategy = LoadingStrategy.LOW_MEMORY
+        if self.loading_strategy is None and self.backend in (Backend.MPS, Backend.MLX):
+            self.loading_strategy = LoadingStrategy.UNIFIED_MEMORY
+
+
+def choice(kind: type[Choice], name: str) -> Choice:
+    """The member of `kind` whose value is `name`. Raises UsageError for an unknown one, naming the nearest."""
+    values = [str(member.value) for member in kind]
+    if name not in values:
+        word = "strategy" if kind is LoadingStrategy else kind.__name__.lower()
+        raise UsageError(f"unknown {word} '{name}'", hint=did_you_mean(name, values) or f"known: {', '.join(values)}")
+    return kind(name)

@@ -1,0 +1,106 @@
+"""`mlload load` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from conftest import Outcome
+from hub_server import hub
+from safetensors.torch import load_file, save_file
+
+from mlload.configs import FOLDER
+
+Run = Callable[..., Outcome]
+TINY = FOLDER / "tiny"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A copy of the embedded model in one file, for a test to spoil."""
+    folder = tmp_path / "copy"
+    transformers.AutoModelForCausalLM.from_pretrained(TINY).save_pretrained(folder)
+    return folder
+
+
+def test_prompt_is_gone_on_from(run: Run) -> None:
+    outcome = run("load", "tiny", "--prompt", "Q: What is a shard?", "--max-new-tokens", "30")
+    assert outcome.out.startswith("Q: What is a shard?\nA: A shard is one of")
+    assert "LlamaForCausalLM  decoder-only, 625 K parameters in bfloat16 on cpu, full" in outcome.out
+    assert outcome.err == ""
+
+
+def test_dry_run_shows_the_plan_and_reads_no_weights(run: Run, llama: Path) -> None:
+    (llama / "model-00002-of-00002.safetensors").chmod(0o400)
+    out = run("load", llama, "--dry-run", "--dtype", "float32").out
+    assert "model.layers.0 .. 1  (2 alike)" in out
+    assert "to float32" in out
+    assert run("load", llama, "--dry-run", "--json").json["schema"] == "mlload.plan/1"
+
+
+def test_check_names_tensors_that_are_not_finite(run: Run, tiny: Path) -> None:
+    tensors = {name: tensor.clone() for name, tensor in load_file(tiny / "model.safetensors").items()}
+    tensors["model.layers.2.mlp.up_proj.weight"][0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    save_file(tensors, tiny / "model.safetensors", metadata={"format": "pt"})
+    assert run("load", tiny, "--check", "--json").json["non_finite"] == {"model.layers.2.mlp.up_proj.weight": 3}
+
+
+def test_what_is_saved_is_the_model_in_its_new_dtype(run: Run, tmp_path: Path) -> None:
+    assert run("load", "tiny", "--dtype", "float32", "--save", tmp_path / "out").code == 0
+    saved = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    wanted = transformers.AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    assert saved.dtype is torch.float32
+    assert all(torch.equal(saved.get_parameter(name), tensor) for name, tensor in wanted.named_parameters())
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()["<|pad|>"] == 258
+
+
+def test_nothing_is_saved_over(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    outcome = run("load", "tiny", "--save", tmp_path / "out")
+    assert (outcome.code, outcome.err) == (2, f"error: {tmp_path}/out exists already; name a folder that does not\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--strategy", "fast"], 2, "unknown strategy 'fast'"),
+        (["--dtype", "int3"], 2, "unknown dtype 'int3'"),
+        (["--device", "cuda:7"], 5, "there is no device 'cuda:7'"),
+        (["--device", "gpu"], 2, "unknown device 'gpu'"),
+        (["--prompt", ""], 2, "the prompt holds no token"),
+    ],
+)
+def test_wrong_options_get_one_line(run: Run, options: list[str], code: int, words: str) -> None:
+    outcome = run("load", "tiny", *options)
+    assert (outcome.code, outcome.err.count("\n")) == (code, 1)
+    assert words in outcome.err
+
+
+def test_no_tokenizer_is_missed_until_it_is_needed(run: Run, tiny: Path) -> None:
+    assert run("load", tiny).code == 0
+    outcome = run("load", tiny, "--prompt", "A")
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1)
+    assert "tokenizer" in outcome.err
+
+
+def test_a_weights_file_is_loaded_by_its_name(run: Run, tiny: Path) -> None:
+    assert run("load", tiny / "model.safetensors", "--json").json["parameters"] == 624_640
+
+
+def test_a_hub_model_is_downloaded_once_and_then_found_offline(run: Run) -> None:
+    with hub() as server:
+        server.add("org/tiny", TINY)
+        env = {"HF_ENDPOINT": server.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        assert run("load", "org/tiny", "--json", env=env).json["parameters"] == 624_640
+    assert run("load", "org/tiny", "--json").json["parameters"] == 624_640
+
+
+def test_an_encoder_does_not_go_on(run: Run, zoo: Path) -> None:
+    outcome = run("load", zoo / "masked-bert", "--prompt", "A")
+    assert outcome.code == 2
+    assert "no model that goes on from a prompt" in outcome.err
+    assert json.loads(run("load", zoo / "masked-bert", "--json").out)["class_name"] == "BertForMaskedLM"
