@@ -46,9 +46,9 @@ def _value_problems(view: ConfigView) -> Iterator[Problem]:
     for key in (*_ONE_FOR_ALL, *_LEFT_OPEN):
         value = view.text.get(key, 0)
         open_value = key in _LEFT_OPEN and (value is None or isinstance(value, list))
-        if view.integer(key) is None and not open_value and not (type(value) is int and value >= 0):
+        if key in view.text and view.integer(key) is None and not open_value:
             shown = f"'{printable(value, limit=40)}'" if isinstance(value, str) else printable(value, limit=40)
-            yield Problem("error", "config-value", f"{key} is {shown}, which is no whole number of 0 or more", file=_CONFIG_FILE)
+            yield Problem("error", "config-value", f"{key} is {shown}, which is no size that a model has", file=_CONFIG_FILE)
 
 
 def _hidden_size_problem(norm: TensorEntry, hidden_size: int | None) -> Iterator[Problem]:

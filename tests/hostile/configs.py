@@ -157,7 +157,7 @@ HOSTILE_CONFIGS = (
         for what, value in _GARBAGE.items()
     ),
     *(
-        _calm(f"num-hidden-layers-{what}", config(num_hidden_layers=value), *(("config-value",) if what != "huge" else ()))
+        _calm(f"num-hidden-layers-{what}", config(num_hidden_layers=value), "config-value")
         for what, value in _NUMBERS.items()
         if what != "zero"
     ),

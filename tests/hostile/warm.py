@@ -19,7 +19,7 @@ from mlload.cli import inspect_tables, main, tensor_tables
 from mlload.loader import inspection
 
 _LOADED = (inspect_tables, tensor_tables, inspection)
-_SECONDS = 10  # after which a child is killed
+_SECONDS = 30  # after which a child is killed
 _UNIT = 1 if sys.platform == "darwin" else 1024
 
 
