@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, ItemsView, ValuesView
 from functools import partial
 from typing import Any, Never
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
@@ -22,17 +23,23 @@ class Weight:
         self._step = step
         self._unit = unit
         self._residency = residency
-        self._is_tied = is_tied
+        # Whoever asks under the other name of a tie must get the same tensor; and a unit of one tensor costs no more than the tensor.
+        self._keeps_unit = is_tied or unit.made.steps == (step,)
         self._lent: Callable[[], Tensor | None] = lambda: None
+        self._converted: Tensor | None = None
 
     def use(self) -> Tensor:
         """The tensor, for the model to compute with: its unit is brought in, and what comes after it."""
+        if self._converted is not None:
+            return self._converted
         return self._residency.use(self._unit)[self._name]
 
     def look(self) -> Tensor:
         """The tensor, for someone who goes over all of them: without its unit where that is not there, and kept nowhere."""
+        if self._converted is not None:
+            return self._converted
         values = self._unit.mapped if self._name in self._unit.mapped else self._residency.resident(self._unit)
-        if values is None and self._is_tied:  # whoever asks under the other name must get the same tensor
+        if values is None and self._keeps_unit:
             values = self._residency.hold(self._unit)
         if values is not None:
             return values[self._name]
@@ -41,6 +48,14 @@ class Weight:
             lent = self._residency.make_alone(self._unit, self._step)[self._name]
             self._lent = weakref.ref(lent)
         return lent
+
+    def convert(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Apply `function`, as `Module.to` does; where that changes dtype or device, the result stays in memory from now on."""
+        kept = self.look()
+        with torch.no_grad():
+            changed = function(kept)
+        if (changed.dtype, changed.device) != (kept.dtype, kept.device):
+            self._converted = nn.Parameter(changed, requires_grad=False) if isinstance(kept, nn.Parameter) else changed
 
 
 class OnDemand(dict[str, Any]):
@@ -75,6 +90,12 @@ class OnDemand(dict[str, Any]):
         """Tensors."""
         return self.copy().values()
 
+    def convert(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Apply `function` to all weights that are read on demand."""
+        for value in super().values():
+            if isinstance(value, Weight):
+                value.convert(function)
+
     def __iter__(self) -> Any:  # that it is defined makes dict(self) and **self ask `__getitem__`
         return super().__iter__()
 
@@ -90,18 +111,26 @@ def hold_on_demand(module: nn.Module, key: str, weight: Weight) -> None:
         held = OnDemand(held)
         setattr(module, name, held)
     held[key] = weight
+    module._apply = partial(_apply, module)  # pyright: ignore[reportAttributeAccessIssue]  # as torch calls it
 
 
-def refuse_conversion(module: nn.Module, like: Collection[Tensor]) -> None:
-    """Make `to`, `half` and their kin an error for `module`, unless they would change nothing in tensors as those of `like`."""
-    module._apply = partial(_apply_nothing, module, like)  # pyright: ignore[reportAttributeAccessIssue]  # as torch calls it
+def _apply(module: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """In place of `Module._apply`: some models convert a module of theirs (a router to float32) in the middle of a forward."""
+    for held in (module._parameters, module._buffers):
+        if isinstance(held, OnDemand):
+            held.convert(function)
+    return type(module)._apply(module, function, recurse)
 
 
-def _apply_nothing(module: nn.Module, like: Collection[Tensor], function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    for tensor in like:
-        applied = function(tensor)
-        if (applied.dtype, applied.device) != (tensor.dtype, tensor.device):
-            raise UsageError(
-                f"a streamed model stays {tensor.dtype} on {tensor.device}".replace("torch.", ""), hint="stream it anew with what you want"
-            )
-    return module
+def refuse_conversion(model: nn.Module, like: Collection[Tensor]) -> None:
+    """Make `to`, `half` and their kin an error for a whole model, unless they would change nothing in tensors as those of `like`."""
+
+    def apply_nothing(function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        for tensor in like:
+            changed = function(tensor)
+            if (changed.dtype, changed.device) != (tensor.dtype, tensor.device):
+                message = f"a streamed model stays {tensor.dtype} on {tensor.device}".replace("torch.", "")
+                raise UsageError(message, hint="stream it anew with what you want")
+        return model
+
+    model._apply = apply_nothing  # pyright: ignore[reportAttributeAccessIssue]  # as torch calls it

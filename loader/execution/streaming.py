@@ -60,8 +60,7 @@ def stream(skeleton: Skeleton, plan: LoadPlan, files: WeightFiles, *, device: to
         for step in steps:
             _let_go(step, unit, residency, homes)
     dtypes = {placed[name].dtype for name in homes}
-    for module in {model, *(module for places in homes.values() for module, _ in places)}:
-        refuse_conversion(module, [torch.empty(0, dtype=dtype, device=device) for dtype in dtypes])
+    refuse_conversion(model, [torch.empty(0, dtype=dtype, device=device) for dtype in dtypes])
     return Streamer(model, frozenset(missing), units, residency.counters)
 
 
