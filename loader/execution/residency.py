@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..plan import Step, Unit
 from ..tensors import TensorEntry
+from .allocation import Arena
 from .full import UnitReader
 from .use_order import UseOrder
 from .weight_files import WeightFiles
@@ -194,8 +195,19 @@ class Residency:
 def make(unit: Unit, parameters: frozenset[str], files: WeightFiles, device: torch.device) -> dict[str, Tensor]:
     """The tensors of `unit` in memory of their own, those in `parameters` as parameters without gradient."""
     reader = UnitReader(unit, files, device)
-    values = {name: value for step in unit.steps for name, value in reader.run(step).items()}
-    return {name: nn.Parameter(value, requires_grad=False) if name in parameters else value for name, value in values.items()}
+    values: dict[str, Tensor] = {}
+    for step in unit.steps:
+        for name, value in reader.run(step).items():
+            kept = _in_own_memory(value) if step.transient_bytes else value
+            values[name] = nn.Parameter(kept, requires_grad=False) if name in parameters else kept
+    return values
+
+
+def _in_own_memory(value: Tensor) -> Tensor:
+    """What a conversion made, where dropping it gives the memory back: torch's own allocator may keep it for the next tensor."""
+    if value.device.type != "cpu" or not value.is_contiguous():  # other strides, other kernels, other rounding
+        return value
+    return Arena(value.nbytes).empty(tuple(value.shape), value.dtype).copy_(value)
 
 
 def extents(entries: Iterable[TensorEntry]) -> list[TensorEntry]:

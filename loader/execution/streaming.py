@@ -16,7 +16,7 @@ from ..text import format_bytes
 from .on_demand import Weight, hold_on_demand, refuse_conversion
 from .residency import Residency, StreamCounters, StreamedUnit, extents, make
 from .skeleton import Skeleton
-from .weight_files import TORCH_DTYPES, WeightFiles
+from .weight_files import WeightFiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,7 +29,8 @@ class Streamer:
     """A streamed model, and what streaming it did so far.
 
     The model computes as one that was loaded whole, for inference: its weights ask for no gradient, and a change made to them in place
-    is lost when their unit is dropped. `missing` names the tensors that neither the checkpoint nor a tie gives. The files that it is
+    is lost when their unit is dropped. Weights that are mapped pages can be gone over freely (`parameters()`, `state_dict()`); those that
+    are converted while they are read are in memory as long as somebody holds them, whatever the budget. `missing` names the tensors that neither the checkpoint nor a tie gives. The files that it is
     streamed from must stay open as long as it is used.
     """
 
@@ -52,7 +53,7 @@ def stream(skeleton: Skeleton, plan: LoadPlan, files: WeightFiles, *, device: to
     homes = _homes(model, placed)
     parts = [(unit.name, [step for step in unit.steps if any(target.name in homes for target in step.targets)]) for unit in plan.units]
     parts = [(name, steps) for name, steps in parts if steps]
-    views = {step.targets[0].name for step in plan.steps if _is_view(step, files, device)}
+    views = {step.targets[0].name for step in plan.steps if _is_pages(step, files, device)}
     units = tuple(_unit(number, name, steps, placed, homes, views) for number, (name, steps) in enumerate(parts))
     _check_budget(units, resident)
     residency = Residency(units, files, device=device, budget=resident)
@@ -71,7 +72,7 @@ def _place(skeleton: Skeleton, plan: LoadPlan, files: WeightFiles, device: torch
     placed: dict[str, Tensor] = {}
     for step in plan.steps:
         names = {target.name for target in step.targets}
-        if _is_view(step, files, device):
+        if _is_pages(step, files, device):
             values = {step.targets[0].name: files.read(step.sources[0][0])}
         elif not names.isdisjoint(compared) or any(name.endswith("_extra_state") for name in names):
             values = make(Unit(step.unit, (step,)), frozenset(), files, device)
@@ -84,11 +85,8 @@ def _place(skeleton: Skeleton, plan: LoadPlan, files: WeightFiles, device: torch
     return placed
 
 
-def _is_view(step: Step, files: WeightFiles, device: torch.device) -> bool:
-    """Whether the step's tensor can be the file's own pages."""
-    entry = step.sources[0][0]
-    unchanged = step.conversion is None and TORCH_DTYPES.get(entry.dtype) == step.targets[0].dtype
-    return unchanged and device.type == "cpu" and files.is_mapped(entry)
+def _is_pages(step: Step, files: WeightFiles, device: torch.device) -> bool:
+    return step.is_view and device.type == "cpu" and files.is_mapped(step.sources[0][0])
 
 
 def _homes(model: nn.Module, placed: Mapping[str, Tensor]) -> _Homes:
