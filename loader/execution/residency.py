@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +19,6 @@ from .use_order import UseOrder
 from .weight_files import WeightFiles
 
 _UNITS_AHEAD = 2  # read before they are used, as far as the budget goes: one would let the disk rest whenever it is done first
-_PIECE = 64 << 20  # bytes touched at once: so few pages that torch sums them on the calling thread alone
 
 Content = Future[Mapping[str, Tensor]]
 
@@ -175,10 +173,9 @@ class Residency:
         self._files.check_unchanged()
         sources = extents(entry for step in unit.made.steps for entry, _ in step.sources)
         for extent in (*unit.dense, *sources):
-            self._files.read_ahead(extent)
+            self._files.read_ahead(extent)  # mapping the pages is left to the threads that compute: one more would be in their way
             self.counters.bytes_read += extent.nbytes
         self.counters.loads += 1
-        touch(self._files, unit.dense)
         made = make(unit.made, unit.parameters, self._files, self._device)
         for extent in sources:
             self._files.release(extent)
@@ -220,10 +217,3 @@ def extents(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
             start, end = last.offset, max(end, last.offset + last.nbytes)
         merged.append(TensorEntry(f"bytes {start} to {end}", "U8", (end - start,), entry.file, start, end - start))
     return merged
-
-
-def touch(files: WeightFiles, ranges: Iterable[TensorEntry]) -> None:
-    """Map every page of `ranges` now, so that none has to be waited for where it is used."""
-    for extent in ranges:
-        for piece in files.read(extent).split(_PIECE):
-            piece[:: mmap.PAGESIZE].sum()
