@@ -173,7 +173,7 @@ class Residency:
         self._files.check_unchanged()
         sources = extents(entry for step in unit.made.steps for entry, _ in step.sources)
         for extent in (*unit.dense, *sources):
-            self._files.read_ahead(extent)  # mapping the pages is left to the threads that compute: one more would be in their way
+            self._files.read_ahead(extent)  # the threads that compute map the pages: one more would be in their way
             self.counters.bytes_read += extent.nbytes
         self.counters.loads += 1
         made = make(unit.made, unit.parameters, self._files, self._device)

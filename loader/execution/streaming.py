@@ -30,8 +30,8 @@ class Streamer:
 
     The model computes as one that was loaded whole, for inference: its weights ask for no gradient, and a change made to them in place
     is lost when their unit is dropped. Weights that are mapped pages can be gone over freely (`parameters()`, `state_dict()`); those that
-    are converted while they are read are in memory as long as somebody holds them, whatever the budget. `missing` names the tensors that neither the checkpoint nor a tie gives. The files that it is
-    streamed from must stay open as long as it is used.
+    are converted while they are read are in memory as long as somebody holds them, whatever the budget. `missing` names the tensors that
+    neither the checkpoint nor a tie gives. The files that it is streamed from must stay open as long as it is used.
     """
 
     model: PreTrainedModel
