@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..plan import Step, Unit
-from ..tensors import TensorEntry
+from ..tensors import Sliced, TensorEntry
 from .allocation import Arena
 from .full import UnitReader
+from .skeleton import Skeleton
 from .use_order import UseOrder
 from .weight_files import WeightFiles
 
@@ -65,9 +66,12 @@ class Residency:
     One thread reads and drops, in the order in which it was asked to: room is made before it is filled.
     """
 
-    def __init__(self, units: Sequence[StreamedUnit], files: WeightFiles, *, device: torch.device, budget: int | None) -> None:
+    def __init__(
+        self, units: Sequence[StreamedUnit], skeleton: Skeleton, files: WeightFiles, *, device: torch.device, budget: int | None
+    ) -> None:
         self.counters = StreamCounters()
         self._units = units
+        self._skeleton = skeleton
         self._files = files
         self._device = device
         self._budget = budget
@@ -92,7 +96,7 @@ class Residency:
 
     def make_alone(self, unit: StreamedUnit, step: Step) -> Mapping[str, Tensor]:
         """The tensors of one step, kept nowhere."""
-        return make(Unit(unit.name, (step,)), unit.parameters, self._files, self._device)
+        return make(Unit(unit.name, (step,)), unit.parameters, self._skeleton, self._files, self._device)
 
     def _wait(self, unit: StreamedUnit, ask: Callable[[], Content]) -> Mapping[str, Tensor]:
         while True:
@@ -176,7 +180,7 @@ class Residency:
             self._files.read_ahead(extent)  # the threads that compute map the pages: one more would be in their way
             self.counters.bytes_read += extent.nbytes
         self.counters.loads += 1
-        made = make(unit.made, unit.parameters, self._files, self._device)
+        made = make(unit.made, unit.parameters, self._skeleton, self._files, self._device)
         for extent in sources:
             self._files.release(extent)
         return {**unit.mapped, **made}
@@ -189,9 +193,9 @@ class Residency:
 
 
 @torch.no_grad()
-def make(unit: Unit, parameters: frozenset[str], files: WeightFiles, device: torch.device) -> dict[str, Tensor]:
+def make(unit: Unit, parameters: frozenset[str], skeleton: Skeleton, files: WeightFiles, device: torch.device) -> dict[str, Tensor]:
     """The tensors of `unit` in memory of their own, those in `parameters` as parameters without gradient."""
-    reader = UnitReader(unit, files, device)
+    reader = UnitReader(unit, skeleton, files, device)
     values: dict[str, Tensor] = {}
     for step in unit.steps:
         for name, value in reader.run(step).items():
@@ -210,7 +214,8 @@ def _in_own_memory(value: Tensor) -> Tensor:
 def extents(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
     """The byte ranges that `entries` fill without gaps, in the order of the files."""
     merged: list[TensorEntry] = []
-    for entry in sorted(entries, key=lambda entry: (entry.file, entry.offset)):
+    parts = (part for entry in entries for part in (entry.arrangement.parts if isinstance(entry.arrangement, Sliced) else (entry,)))
+    for entry in sorted(parts, key=lambda part: (part.file, part.offset)):
         start, end = entry.offset, entry.offset + entry.nbytes
         if merged and merged[-1].file == entry.file and start <= merged[-1].offset + merged[-1].nbytes:
             last = merged.pop()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..errors import DoesNotFitError
+from ..errors import DoesNotFitError, UsageError
 from ..plan import LoadPlan, Step, Unit
 from ..text import format_bytes
 from .on_demand import Weight, hold_on_demand, refuse_conversion
@@ -44,9 +44,12 @@ def stream(skeleton: Skeleton, plan: LoadPlan, files: WeightFiles, *, device: to
     """Let the skeleton's model read each unit of `plan` when it uses it, with at most `resident` bytes of units in memory at once.
 
     While one unit computes the next ones are read, as far as `resident` allows; None sets no limit. Tensors that are not part of the
-    plan (computed tables, missing weights) stay in memory. Raises DoesNotFitError where a single unit is larger than `resident`.
+    plan (computed tables, missing weights) stay in memory. Raises DoesNotFitError where a single unit is larger than `resident`,
+    UsageError for a plan that quantizes.
     """
     model = skeleton.model
+    if any(step.quantized for step in plan.steps):
+        raise UsageError("weights can't be quantized while they are streamed", hint="save a quantized checkpoint first, and stream that")
     placed = _place(skeleton, plan, files, device)
     missing = skeleton.finish(set(plan.missing), device)
     model.requires_grad_(False)
@@ -56,7 +59,7 @@ def stream(skeleton: Skeleton, plan: LoadPlan, files: WeightFiles, *, device: to
     views = {step.targets[0].name for step in plan.steps if _is_pages(step, files, device)}
     units = tuple(_unit(number, name, steps, placed, homes, views) for number, (name, steps) in enumerate(parts))
     _check_budget(units, resident)
-    residency = Residency(units, files, device=device, budget=resident)
+    residency = Residency(units, skeleton, files, device=device, budget=resident)
     for unit, (_, steps) in zip(units, parts, strict=True):
         for step in steps:
             _let_go(step, unit, residency, homes)
@@ -75,7 +78,7 @@ def _place(skeleton: Skeleton, plan: LoadPlan, files: WeightFiles, device: torch
         if _is_pages(step, files, device):
             values = {step.targets[0].name: files.read(step.sources[0][0])}
         elif not names.isdisjoint(compared) or any(name.endswith("_extra_state") for name in names):
-            values = make(Unit(step.unit, (step,)), frozenset(), files, device)
+            values = make(Unit(step.unit, (step,)), frozenset(), skeleton, files, device)
         else:
             values = {target.name: torch.empty(target.shape, dtype=target.dtype, device="meta") for target in step.targets}
         for name, value in values.items():
