@@ -37,7 +37,7 @@ def begin(folder: Path, dtype: torch.dtype = torch.float32, *, mapped: bool = Tr
     assert checkpoint.config is not None
     model_class = getattr(transformers, checkpoint.config["architectures"][0])  # pyright: ignore[reportIndexIssue]
     config = model_class.config_class.from_pretrained(folder, dtype=dtype)
-    skeleton = Skeleton.build(model_class, config, dtype)
+    skeleton = Skeleton.build(model_class, config, dtype, device=CPU)
     return skeleton, make_plan(checkpoint.tensors, skeleton), WeightFiles(folder, mapped=mapped)
 
 
