@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from pathlib import Path
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 from ..dtypes import TORCH_NAMES
 from ..errors import InvalidCheckpointError, UsageError
 from ..tensors import Sliced, Strided, TensorEntry
+from .allocation import Arena
 
 TORCH_DTYPES: dict[str, torch.dtype] = {ours: getattr(torch, theirs) for theirs, ours in TORCH_NAMES.items() if hasattr(torch, theirs)}
+_ALIGNMENT = 8  # of the widest dtype
 
 
 class WeightFiles:
@@ -27,6 +30,7 @@ class WeightFiles:
         self._folder = folder
         self._mapped = mapped
         self._files: dict[str, _File] = {}
+        self._opening = threading.Lock()
 
     def read(self, entry: TensorEntry) -> Tensor:
         """The tensor of `entry`, in its stored dtype. Raises InvalidCheckpointError where the file is no longer as its header was."""
@@ -41,6 +45,15 @@ class WeightFiles:
             return self._bytes(entry, _span(entry) * dtype.itemsize).view(dtype).as_strided(entry.shape, entry.arrangement.stride)
         return self._bytes(entry, entry.nbytes).view(dtype).view(entry.shape)
 
+    def is_mapped(self, entry: TensorEntry) -> bool:
+        """Whether reading `entry` gives the file's own pages, no copy."""
+        return self._mapped and entry.arrangement is None and entry.offset % _ALIGNMENT == 0
+
+    def read_ahead(self, entry: TensorEntry) -> None:
+        """Have the disk read the bytes of `entry` in one go, where the system takes such advice."""
+        if entry.nbytes:
+            self._file(entry.file).read_ahead(entry.offset, entry.nbytes)
+
     def release(self, entry: TensorEntry) -> None:
         """Give the pages of `entry` back to the kernel, which reads them again should they be touched."""
         for part in entry.arrangement.parts if isinstance(entry.arrangement, Sliced) else (entry,):
@@ -49,7 +62,7 @@ class WeightFiles:
 
     def check_unchanged(self) -> None:
         """Raises InvalidCheckpointError if a file has changed since it was opened: what was read may be of two versions."""
-        for name, file in self._files.items():
+        for name, file in list(self._files.items()):
             if file.has_changed():
                 raise InvalidCheckpointError("the file changed while it was loaded", file=name, hint="try again when it is whole")
 
@@ -66,9 +79,10 @@ class WeightFiles:
         return file.mapped(entry.offset, length) if self._mapped else file.copied(entry.offset, length)
 
     def _file(self, name: str) -> _File:
-        if name not in self._files:
-            self._files[name] = _File(self._folder / name, name)
-        return self._files[name]
+        with self._opening:
+            if name not in self._files:
+                self._files[name] = _File(self._folder / name, name)
+            return self._files[name]
 
 
 def _span(entry: TensorEntry) -> int:
@@ -85,18 +99,20 @@ class _File:
         self.size = self._opened.st_size
         self._map: mmap.mmap | None = None
         self._bytes: Tensor | None = None
+        self._mapping = threading.Lock()
 
     def mapped(self, offset: int, length: int) -> Tensor:
         """The file's pages; copied only where they are not aligned for every dtype."""
-        if offset % 8:
+        if offset % _ALIGNMENT:
             return self.copied(offset, length)
-        if self._bytes is None:
-            self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY)
-            self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
+        with self._mapping:
+            if self._bytes is None:
+                self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY)
+                self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
         return self._bytes[offset : offset + length]
 
     def copied(self, offset: int, length: int) -> Tensor:
-        content = torch.empty(length, dtype=torch.uint8)
+        content = Arena(length).empty((length,), torch.uint8)  # unlike torch's own memory it goes back to the kernel at once
         view = memoryview(content.numpy())  # pyright: ignore[reportArgumentType]  # an array is a buffer
         done = 0
         while done < length:
@@ -105,6 +121,10 @@ class _File:
                 raise InvalidCheckpointError("the file shrank while it was read", file=self._name)
             done += count
         return content
+
+    def read_ahead(self, offset: int, length: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
     def release(self, offset: int, length: int) -> None:
         if self._map is not None:

@@ -1,0 +1,224 @@
+"""Units in memory under a budget: brought in by one thread, in the order in which the model is expected to use them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..plan import Step, Unit
+from ..tensors import Sliced, TensorEntry
+from .allocation import Arena
+from .full import UnitReader
+from .skeleton import Skeleton
+from .use_order import UseOrder
+from .weight_files import WeightFiles
+
+_UNITS_AHEAD = 2  # read before they are used, as far as the budget goes: one would let the disk rest whenever it is done first
+
+Content = Future[Mapping[str, Tensor]]
+
+
+@dataclass
+class StreamCounters:
+    """What streaming did so far. A visit is a change to another unit than the one used before it.
+
+    `bytes_read` counts the checkpoint's bytes that were brought in, but not the rows of embedding tables that are looked up singly.
+    """
+
+    loads: int = 0
+    bytes_read: int = 0
+    visits: int = 0
+    hits: int = 0
+    prefetch_hits: int = 0
+    resident_bytes: int = 0
+    peak_resident_bytes: int = 0
+    seconds_waited: float = 0.0
+
+
+@dataclass(eq=False)
+class StreamedUnit:
+    """One unit: tensors that are pages of the files, and steps that make the others anew each time.
+
+    `dense` are the ranges of the mapped tensors that are read whole, `pages` all that the unit may touch.
+    """
+
+    number: int
+    name: str
+    nbytes: int
+    mapped: Mapping[str, Tensor]
+    made: Unit
+    parameters: frozenset[str]
+    dense: Sequence[TensorEntry]
+    pages: Sequence[TensorEntry]
+    content: Content | None = None
+    is_prefetched: bool = field(default=False, repr=False)
+
+
+class Residency:
+    """Keeps at most `budget` bytes of `units` in memory; None keeps all that were used.
+
+    One thread reads and drops, in the order in which it was asked to: room is made before it is filled.
+    """
+
+    def __init__(
+        self, units: Sequence[StreamedUnit], skeleton: Skeleton, files: WeightFiles, *, device: torch.device, budget: int | None
+    ) -> None:
+        self.counters = StreamCounters()
+        self._units = units
+        self._skeleton = skeleton
+        self._files = files
+        self._device = device
+        self._budget = budget
+        self._order = UseOrder(len(units))
+        self._lock = threading.Lock()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="mlload-stream")
+
+    def use(self, unit: StreamedUnit) -> Mapping[str, Tensor]:
+        """The unit's tensors; brings them in where they are not there, and then those expected next."""
+        if self._order.current == unit.number and (values := self.resident(unit)) is not None:
+            return values
+        return self._wait(unit, lambda: self._visit(unit))
+
+    def hold(self, unit: StreamedUnit) -> Mapping[str, Tensor]:
+        """The unit's tensors as `use` gives them, but nothing is learned from it."""
+        return self._wait(unit, lambda: unit.content or self._bring_in(unit, spared={unit}))
+
+    def resident(self, unit: StreamedUnit) -> Mapping[str, Tensor] | None:
+        """The unit's tensors if they are there already."""
+        content = unit.content
+        return content.result() if content is not None and content.done() and not content.cancelled() else None
+
+    def make_alone(self, unit: StreamedUnit, step: Step) -> Mapping[str, Tensor]:
+        """The tensors of one step, kept nowhere."""
+        return make(Unit(unit.name, (step,)), unit.parameters, self._skeleton, self._files, self._device)
+
+    def _wait(self, unit: StreamedUnit, ask: Callable[[], Content]) -> Mapping[str, Tensor]:
+        while True:
+            with self._lock:
+                content = ask()
+            start = time.perf_counter()
+            try:
+                return content.result()
+            except CancelledError:  # another thread needed the room before the reading had begun
+                continue
+            except BaseException:
+                self._forget(unit, content)
+                raise
+            finally:
+                self.counters.seconds_waited += time.perf_counter() - start
+
+    def _visit(self, unit: StreamedUnit) -> Content:
+        counters = self.counters
+        counters.visits += 1
+        self._order.move_to(unit.number)
+        content = unit.content
+        if content is None:
+            content = self._bring_in(unit, spared={unit})
+        else:
+            counters.hits += 1
+            counters.prefetch_hits += unit.is_prefetched
+        unit.is_prefetched = False
+        self._prefetch(unit)
+        return content
+
+    def _prefetch(self, current: StreamedUnit) -> None:
+        spared = {current}
+        for number in self._order.ahead()[:_UNITS_AHEAD]:
+            unit = self._units[number]
+            spared.add(unit)
+            if unit.content is None:
+                if not self._has_room(spared):
+                    return
+                self._bring_in(unit, spared=spared)
+                unit.is_prefetched = True
+
+    def _has_room(self, wanted: set[StreamedUnit]) -> bool:
+        return self._budget is None or sum(unit.nbytes for unit in wanted) <= self._budget
+
+    def _bring_in(self, unit: StreamedUnit, *, spared: set[StreamedUnit]) -> Content:
+        counters = self.counters
+        if self._budget is not None:
+            self._drop_until(self._budget - unit.nbytes, spared)
+        counters.resident_bytes += unit.nbytes
+        counters.peak_resident_bytes = max(counters.peak_resident_bytes, counters.resident_bytes)
+        unit.content = self._worker.submit(self._load, unit)
+        return unit.content
+
+    def _drop_until(self, nbytes: int, spared: set[StreamedUnit]) -> None:
+        """Drop units until no more than `nbytes` are left: first those that are not expected, then those expected last."""
+        if self.counters.resident_bytes <= nbytes:
+            return
+        distance = {number: place for place, number in enumerate(self._order.ahead())}
+        there = [unit for unit in self._units if unit.content is not None and unit not in spared]
+        for unit in sorted(there, key=lambda unit: -distance.get(unit.number, len(self._units))):
+            if self.counters.resident_bytes <= nbytes:
+                return
+            self._drop(unit)
+
+    def _drop(self, unit: StreamedUnit) -> None:
+        content, unit.content, unit.is_prefetched = unit.content, None, False
+        self.counters.resident_bytes -= unit.nbytes
+        if content is not None and not content.cancel():
+            self._worker.submit(self._release, unit, content)
+
+    def _forget(self, unit: StreamedUnit, content: Content) -> None:
+        """Leave a unit that could not be read as if nobody had asked for it."""
+        with self._lock:
+            if unit.content is content:
+                self._drop(unit)
+
+    def _load(self, unit: StreamedUnit) -> Mapping[str, Tensor]:
+        self._files.check_unchanged()
+        sources = extents(entry for step in unit.made.steps for entry, _ in step.sources)
+        for extent in (*unit.dense, *sources):
+            self._files.read_ahead(extent)  # the threads that compute map the pages: one more would be in their way
+            self.counters.bytes_read += extent.nbytes
+        self.counters.loads += 1
+        made = make(unit.made, unit.parameters, self._skeleton, self._files, self._device)
+        for extent in sources:
+            self._files.release(extent)
+        return {**unit.mapped, **made}
+
+    def _release(self, unit: StreamedUnit, content: Content) -> None:
+        """Give back what the unit held: pages at once, made tensors with the last reference to `content`, which is the caller's."""
+        del content
+        for extent in unit.pages:
+            self._files.release(extent)
+
+
+@torch.no_grad()
+def make(unit: Unit, parameters: frozenset[str], skeleton: Skeleton, files: WeightFiles, device: torch.device) -> dict[str, Tensor]:
+    """The tensors of `unit` in memory of their own, those in `parameters` as parameters without gradient."""
+    reader = UnitReader(unit, skeleton, files, device)
+    values: dict[str, Tensor] = {}
+    for step in unit.steps:
+        for name, value in reader.run(step).items():
+            kept = _in_own_memory(value) if step.transient_bytes else value
+            values[name] = nn.Parameter(kept, requires_grad=False) if name in parameters else kept
+    return values
+
+
+def _in_own_memory(value: Tensor) -> Tensor:
+    """What a conversion made, where dropping it gives the memory back: torch's own allocator may keep it for the next tensor."""
+    if value.device.type != "cpu" or not value.is_contiguous():  # other strides, other kernels, other rounding
+        return value
+    return Arena(value.nbytes).empty(tuple(value.shape), value.dtype).copy_(value)
+
+
+def extents(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
+    """The byte ranges that `entries` fill without gaps, in the order of the files."""
+    merged: list[TensorEntry] = []
+    parts = (part for entry in entries for part in (entry.arrangement.parts if isinstance(entry.arrangement, Sliced) else (entry,)))
+    for entry in sorted(parts, key=lambda part: (part.file, part.offset)):
+        start, end = entry.offset, entry.offset + entry.nbytes
+        if merged and merged[-1].file == entry.file and start <= merged[-1].offset + merged[-1].nbytes:
+            last = merged.pop()
+            start, end = last.offset, max(end, last.offset + last.nbytes)
+        merged.append(TensorEntry(f"bytes {start} to {end}", "U8", (end - start,), entry.file, start, end - start))
+    return merged
