@@ -1,0 +1,109 @@
+"""The bytes of a checkpoint on this machine as tensors: pages of the files themselves where that is possible."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..dtypes import TORCH_NAMES
+from ..errors import InvalidCheckpointError, UsageError
+from ..tensors import TensorEntry
+
+TORCH_DTYPES: dict[str, torch.dtype] = {
+    ours: getattr(torch, theirs) for theirs, ours in TORCH_NAMES.items() if hasattr(torch, theirs)
+}
+
+
+class WeightFiles:
+    """The weight files of one folder, opened when first read from.
+
+    With `mapped`, a tensor's storage is the file's own pages, mapped privately: nothing is copied, the kernel may drop the pages and
+    read them again, and writing to the tensor never reaches the file. Without, its bytes are read into memory of their own.
+    """
+
+    def __init__(self, folder: Path, *, mapped: bool = True) -> None:
+        self._folder = folder
+        self._mapped = mapped
+        self._files: dict[str, _File] = {}
+
+    def read(self, entry: TensorEntry) -> Tensor:
+        """The tensor of `entry`, in its stored dtype. Raises InvalidCheckpointError where the file is no longer as its header was."""
+        dtype = TORCH_DTYPES.get(entry.dtype)
+        if dtype is None:
+            raise UsageError(f"{entry.name}: torch has no dtype {entry.dtype}", hint="`mlload inspect` shows what the checkpoint holds")
+        if entry.numel == 0:
+            return torch.empty(entry.shape, dtype=dtype)
+        file = self._file(entry.file)
+        if entry.offset + entry.nbytes > file.size:
+            raise InvalidCheckpointError("the file has become shorter", file=entry.file, tensor=entry.name, hint="download it again")
+        content = file.mapped(entry.offset, entry.nbytes) if self._mapped else file.copied(entry.offset, entry.nbytes)
+        return content.view(dtype).view(entry.shape)
+
+    def release(self, entry: TensorEntry) -> None:
+        """Give the pages of `entry` back to the kernel, which reads them again should they be touched."""
+        if self._mapped and entry.nbytes:
+            self._file(entry.file).release(entry.offset, entry.nbytes)
+
+    def check_unchanged(self) -> None:
+        """Raises InvalidCheckpointError if a file has changed since it was opened: what was read may be of two versions."""
+        for name, file in self._files.items():
+            if file.has_changed():
+                raise InvalidCheckpointError("the file changed while it was loaded", file=name, hint="try again when it is whole")
+
+    def close(self) -> None:
+        """Close the files; tensors that are mapped keep their pages."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def _file(self, name: str) -> _File:
+        if name not in self._files:
+            self._files[name] = _File(self._folder / name, name)
+        return self._files[name]
+
+
+class _File:
+    def __init__(self, path: Path, name: str) -> None:
+        self._name = name
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._opened = os.fstat(self._descriptor)
+        self.size = self._opened.st_size
+        self._map: mmap.mmap | None = None
+        self._bytes: Tensor | None = None
+
+    def mapped(self, offset: int, length: int) -> Tensor:
+        """The file's pages; copied only where they are not aligned for every dtype."""
+        if offset % 8:
+            return self.copied(offset, length)
+        if self._bytes is None:
+            self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY)
+            self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
+        return self._bytes[offset : offset + length]
+
+    def copied(self, offset: int, length: int) -> Tensor:
+        content = torch.empty(length, dtype=torch.uint8)
+        view, done = memoryview(content.numpy()), 0
+        while done < length:
+            count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            if count == 0:
+                raise InvalidCheckpointError("the file shrank while it was read", file=self._name)
+            done += count
+        return content
+
+    def release(self, offset: int, length: int) -> None:
+        if self._map is not None:
+            start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+            whole = (offset + length) // mmap.PAGESIZE * mmap.PAGESIZE - start
+            if whole > 0:
+                self._map.madvise(mmap.MADV_DONTNEED, start, whole)
+
+    def has_changed(self) -> bool:
+        now = os.fstat(self._descriptor)
+        return (now.st_size, now.st_mtime_ns, now.st_ino) != (self._opened.st_size, self._opened.st_mtime_ns, self._opened.st_ino)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
