@@ -17,7 +17,7 @@ def is_worth_compiling(count: int) -> bool:
 
 @cache
 def compiled(name: str) -> Callable[..., None] | None:
-    """The loop `name` as machine code that runs without the interpreter's lock; None without numba. Compiled once a machine, in a second."""
+    """The loop `name` as machine code that runs without the interpreter's lock; None without numba. Compiled once a machine."""
     if find_spec("numba") is None:
         return None
     import numba

@@ -28,7 +28,6 @@ def quantize(
     """Packed codes, and what the library tells of them: `scale`, `zero`, `shape` and the settings."""
     from hqq.core.quantize import Quantizer
 
-    settings: dict[str, Any] = {"nbits": nbits, "group_size": group_size, "axis": axis}
     groups = _groups(weight, round(2**nbits - 1), group_size, axis, threads)
     try:
         if groups is None:
@@ -37,10 +36,20 @@ def quantize(
             groups.zero.round_()
         _Search(groups, threads).run()
     except _PowersDiffer:
-        return Quantizer.quantize(weight, **settings, round_zero=round_zero, device=weight.device.type)
+        settings: dict[str, Any] = {"nbits": nbits, "group_size": group_size, "axis": axis, "round_zero": round_zero}
+        return Quantizer.quantize(weight, **settings, device=weight.device.type)
     packing = Quantizer.bit_to_packing[nbits]
-    described = {**settings, "shape": weight.shape, "scale": 1.0 / groups.scale, "zero": groups.zero, "packing": packing}
-    described |= {"unpack_view_dtype": Quantizer.unpack_view_dtype[packing], "view_as_float": False}
+    described = {
+        "nbits": nbits,
+        "group_size": group_size,
+        "shape": weight.shape,
+        "scale": 1.0 / groups.scale,
+        "zero": groups.zero,
+        "axis": axis,
+        "packing": packing,
+        "unpack_view_dtype": Quantizer.unpack_view_dtype[packing],
+        "view_as_float": False,
+    }
     return Quantizer.pack[packing](_codes(groups, threads)), described
 
 

@@ -12,7 +12,7 @@ PIECE = 7 * 4096
 
 
 def in_pieces(work: Callable[[int, int], None], count: int, *, piece: int = PIECE, threads: int | None = None) -> None:
-    """Call `work(start, end)` for every piece of `range(count)`; each of the threads (torch's number by default) takes one share of them."""
+    """Call `work(start, end)` for every piece of `range(count)`; each thread (torch's number by default) takes one share."""
     starts = range(0, count, piece)
     threads = max(1, min(threads or torch.get_num_threads(), len(starts) // 2))
 
