@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .compiled import compiled
-from .pieces import PIECE, in_pieces
+from .pieces import PIECE, in_pieces, row_maxima
 
 if TYPE_CHECKING:
     from bitsandbytes.functional import QuantState
@@ -88,7 +88,7 @@ def _table(quant_type: str) -> _Table:
 def _piece(values: Tensor, table: _Table, packed: Tensor, absmax: Tensor) -> None:
     """Fifteen compares in place; a NaN is below nothing."""
     blocks = values.view(len(absmax), -1)
-    torch.amax(blocks.abs(), 1, out=absmax)
+    absmax.copy_(row_maxima(blocks))
     scaled = blocks * (1.0 / absmax.clamp(min=_LEAST)).unsqueeze(1)
     codes = torch.full(scaled.shape, int(table.last), dtype=torch.uint8)
     below = torch.empty(scaled.shape, dtype=torch.bool)

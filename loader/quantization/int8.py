@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pieces import PIECE, in_pieces
+from .pieces import PIECE, in_pieces, row_maxima
 
 
 def quantize(weight: Tensor, *, threads: int | None = None) -> tuple[Tensor, Tensor]:
@@ -18,7 +18,7 @@ def quantize(weight: Tensor, *, threads: int | None = None) -> tuple[Tensor, Ten
 
     def work(start: int, end: int) -> None:
         rows = weight[start:end].to(torch.float16)
-        absmax[start:end] = rows.abs().amax(1)
+        absmax[start:end] = row_maxima(rows)
         codes[start:end] = (rows * (127.0 / absmax[start:end]).unsqueeze(1)).round_()
 
     in_pieces(work, weight.shape[0], piece=max(1, PIECE // weight.shape[1]), threads=threads)
