@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .compiled import compiled
-from .pieces import PIECE, in_pieces, row_maxima
+from .pieces import PIECE, in_pieces
 
 if TYPE_CHECKING:
     from bitsandbytes.functional import QuantState
@@ -45,6 +45,8 @@ def quantize(
         fill(flat[start:end].float(), table, packed[start // 2 : end // 2], absmax[blocks])
 
     in_pieces(work, whole, threads=threads)
+    if absmax.isnan().any():  # which of several NaN comes out depends on the library's order
+        return _by_the_library(flat, quant_type, blocksize)
     if whole == flat.numel():
         return packed.unsqueeze(1), absmax
     rest = _by_the_library(flat[whole:], quant_type, blocksize)
@@ -88,7 +90,7 @@ def _table(quant_type: str) -> _Table:
 def _piece(values: Tensor, table: _Table, packed: Tensor, absmax: Tensor) -> None:
     """Fifteen compares in place; a NaN is below nothing."""
     blocks = values.view(len(absmax), -1)
-    absmax.copy_(row_maxima(blocks))
+    torch.amax(blocks.abs(), 1, out=absmax)
     scaled = blocks * (1.0 / absmax.clamp(min=_LEAST)).unsqueeze(1)
     codes = torch.full(scaled.shape, int(table.last), dtype=torch.uint8)
     below = torch.empty(scaled.shape, dtype=torch.bool)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from torch import Tensor
 
 # Below 32,768 elements torch keeps an operation on the thread that asks for it. A multiple of every block size of bitsandbytes.
 PIECE = 7 * 4096
@@ -26,10 +25,3 @@ def in_pieces(work: Callable[[int, int], None], count: int, *, piece: int = PIEC
         return
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(share, range(threads)))
-
-
-def row_maxima(values: Tensor) -> Tensor:
-    """The largest magnitude in each row."""
-    magnitudes = values.abs()
-    maxima = magnitudes.amax(1)  # five times faster than max, whose NaN can have other bits
-    return magnitudes.max(1).values if maxima.isnan().any() else maxima

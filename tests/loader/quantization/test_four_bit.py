@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from bitsandbytes.functional import QuantState, get_4bit_type, quantize_4bit
+from hard_weights import DTYPES, KINDS, hard, same_bits
 from torch import Tensor
 
-from hard_weights import DTYPES, KINDS, hard, same_bits
 from mlload.loader.quantization import four_bit
 
 SHAPES = [(1, 64), (3, 64), (5, 7), (1, 1), (33, 129), (256, 300), (1, 4096), (64, 1000)]

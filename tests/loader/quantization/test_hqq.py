@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hard_weights import DTYPES, KINDS, hard, same_bits
 from hqq.core.quantize import Quantizer
 
-from hard_weights import DTYPES, KINDS, hard, same_bits
 from mlload.loader.quantization import hqq
 
 BITS = [8, 4, 3, 2, 1]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from bitsandbytes.nn import Int8Params
-
 from hard_weights import DTYPES, KINDS, hard, same_bits
+
 from mlload.loader.quantization import int8
 
 
