@@ -6,7 +6,7 @@ device carry the settings.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from . import four_bit, int8
 
 if TYPE_CHECKING:
-    from bitsandbytes.nn import Int8Params, Params4bit
+    from bitsandbytes.nn.modules import Int8Params, Params4bit
 
 
 def is_quantized(module: nn.Module) -> bool:
     """Whether the module's weight is to be quantized by `quantized_weight`."""
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
     return isinstance(module, Linear4bit | Linear8bitLt)
 
 
 def quantized_weight(module: nn.Module, weight: Tensor, *, use_numba: bool = False, threads: int | None = None) -> Params4bit | Int8Params:
     """What takes the place of the `weight` of a bitsandbytes layer: quantized by our kernels on the CPU, elsewhere by the library's."""
-    from bitsandbytes.nn import Int8Params, Params4bit
+    from bitsandbytes.nn.modules import Int8Params, Params4bit
     from transformers.pytorch_utils import Conv1D
 
     if issubclass(getattr(module, "source_cls", nn.Linear), Conv1D):
@@ -36,16 +36,18 @@ def quantized_weight(module: nn.Module, weight: Tensor, *, use_numba: bool = Fal
         return _four_bit(weight, settings, use_numba=use_numba, threads=threads)
     settings.pop("SCB", None)
     if weight.device.type != "cpu" or settings["has_fp16_weights"]:
-        return Int8Params(weight.cpu(), requires_grad=False, **settings).to(weight.device)
+        unquantized: Any = Int8Params(weight.cpu(), requires_grad=False, **settings)
+        return unquantized.to(weight.device)  # which quantizes
     codes, absmax = int8.quantize(weight, threads=threads)
     return Int8Params(codes, requires_grad=False, **{**settings, "CB": codes, "SCB": absmax})
 
 
-def _four_bit(weight: Tensor, settings: dict, *, use_numba: bool, threads: int | None) -> Params4bit:
-    from bitsandbytes.nn import Params4bit
+def _four_bit(weight: Tensor, settings: dict[str, Any], *, use_numba: bool, threads: int | None) -> Params4bit:
+    from bitsandbytes.nn.modules import Params4bit
 
     if weight.device.type != "cpu":
-        return Params4bit(weight, requires_grad=False, **settings).to(weight.device)
+        unquantized: Any = Params4bit(weight, requires_grad=False, **settings)
+        return unquantized.to(weight.device)  # which quantizes
     blocksize, quant_type, storage = settings["blocksize"], settings["quant_type"], settings["quant_storage"]
     packed, absmax = four_bit.quantize(weight, quant_type=quant_type, blocksize=blocksize, use_numba=use_numba, threads=threads)
     if storage != torch.uint8:

@@ -23,7 +23,7 @@ def quantized_linear(
     asked = quant_config["weight_quant_params"]
     if weight.device.type != "cpu" or asked["view_as_float"] or not asked["optimize"] or not asked["channel_wise"]:
         return HQQLinear.from_weights(weight, bias, quant_config, compute_dtype=compute_dtype, device=str(weight.device))
-    layer = HQQLinear(None, quant_config, compute_dtype=compute_dtype, device="cpu", initialize=False)
+    layer: Any = HQQLinear(None, quant_config, compute_dtype=compute_dtype, device="cpu", initialize=False)
     del layer.linear_layer
     settings = layer.quant_config["weight_quant_params"]
     if settings["group_size"] is None:

@@ -25,7 +25,7 @@ CONFIGS = {
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     config = LlamaConfig(
-        hidden_size=96, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=128
+        hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=128
     )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
@@ -58,7 +58,7 @@ def test_the_parameters_say_the_same_of_themselves(config: str, tiny: Path) -> N
     module = quantized_by_us(tiny, CONFIGS[config]).get_submodule(LAYER)
     assert type(module.weight) is type(expected.weight)
     assert module.weight.__dict__.keys() == expected.weight.__dict__.keys() - {"_is_hf_initialized"}
-    hidden = torch.randn(3, 96).bfloat16()
+    hidden = torch.randn(3, 128).bfloat16()
     assert torch.equal(module(hidden), expected(hidden))
 
 
