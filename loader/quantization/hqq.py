@@ -150,9 +150,10 @@ class _Search:
         scaled = weights * scale
         codes = (scaled + zero).round_().clamp_(0, groups.largest_code)
         error = weights - (codes - zero) / scale
-        if error.abs().max() >= _NO_SHRINKING:
+        magnitude = error.abs()
+        if magnitude.max() >= _NO_SHRINKING:
             scaled = (weights - self._shrunk(error)) * scale
-        groups.put(self._errors, error.abs_(), start, end, which)
+        groups.put(self._errors, magnitude, start, end, which)
         rest = codes - scaled
         if self._rests is None:
             groups.put(self._zero, rest.mean(1, keepdim=True), start, end, which)
