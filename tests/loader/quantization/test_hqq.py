@@ -24,7 +24,7 @@ def is_the_librarys(weight: torch.Tensor, **settings: object) -> bool:
 @pytest.mark.parametrize("nbits", BITS)
 @pytest.mark.parametrize("scale", [1, 50, 500])  # of 50, errors begin to be shrunk
 def test_bits_and_sizes(nbits: int, scale: int, axis: int) -> None:
-    weight = hard("normal", (240, 192)) * scale
+    weight = hard("normal", (120, 192)) * scale
     assert is_the_librarys(weight, nbits=nbits, axis=axis, round_zero=nbits == 4)
 
 
@@ -37,7 +37,7 @@ def test_hard_values(kind: str, dtype: str, axis: int) -> None:
 
 @axes
 @pytest.mark.parametrize("group_size", [8, 16, 64, 128, None])
-@pytest.mark.parametrize("shape", [(2, 128), (48, 320), (30, 1024), (80, 1040)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 128), (48, 320), (30, 1024), (48, 528)], ids=str)
 def test_groups(shape: tuple[int, int], group_size: int | None, axis: int) -> None:
     assert is_the_librarys(hard("outliers", shape), group_size=group_size, axis=axis)
 
