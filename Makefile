@@ -35,5 +35,5 @@ clean:
 	touch $@
 
 .venv/installed-bench: .venv/installed-dev
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,bench,quantize]"
 	touch $@

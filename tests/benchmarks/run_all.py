@@ -11,9 +11,10 @@ from pathlib import Path
 import architectures
 import inspect_local
 import inspect_remote
+import quantize_kernels
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-PACKAGES = ("torch", "transformers", "huggingface_hub", "accelerate", "hf-mem", "typer", "rich")
+PACKAGES = ("torch", "transformers", "huggingface_hub", "accelerate", "hf-mem", "typer", "rich", "bitsandbytes", "hqq", "numba")
 
 
 def write(name: str, lines: Iterable[str]) -> None:
@@ -48,6 +49,10 @@ def benchmarks() -> Iterable[str]:
         yield f"## `mlload inspect`, a hub at {delay} ms: `python tests/benchmarks/inspect_remote.py`"
         yield ""
         yield from inspect_remote.measure(delay)
+    yield ""
+    yield "## Quantizing on a CPU: `python tests/benchmarks/quantize_kernels.py`"
+    yield ""
+    yield from quantize_kernels.measure()
 
 
 def main() -> None:

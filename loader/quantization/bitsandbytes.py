@@ -1,0 +1,66 @@
+"""bitsandbytes' parameters as transformers' own quantizers make them while loading, from float weights and on the CPU.
+
+The model must be one in which transformers' quantizer has put bitsandbytes' layers (`preprocess_model`): their parameters on the meta
+device carry the settings.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from . import four_bit, int8
+
+if TYPE_CHECKING:
+    from bitsandbytes.nn.modules import Int8Params, Params4bit
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether the module's weight is to be quantized by `quantized_weight`."""
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+
+    return isinstance(module, Linear4bit | Linear8bitLt)
+
+
+def quantized_weight(module: nn.Module, weight: Tensor, *, use_numba: bool = False, threads: int | None = None) -> Params4bit | Int8Params:
+    """What takes the place of the `weight` of a bitsandbytes layer: quantized by our kernels on the CPU, elsewhere by the library's."""
+    from bitsandbytes.nn.modules import Int8Params, Params4bit
+    from transformers.pytorch_utils import Conv1D
+
+    if issubclass(getattr(module, "source_cls", nn.Linear), Conv1D):
+        weight = weight.T
+    settings = dict(module.weight.__dict__)
+    if isinstance(module.weight, Params4bit):
+        return _four_bit(weight, settings, use_numba=use_numba, threads=threads)
+    settings.pop("SCB", None)
+    if weight.device.type != "cpu" or settings["has_fp16_weights"]:
+        unquantized: Any = Int8Params(weight.cpu(), requires_grad=False, **settings)
+        return unquantized.to(weight.device)  # which quantizes
+    codes, absmax = int8.quantize(weight, threads=threads)
+    return Int8Params(codes, requires_grad=False, **{**settings, "CB": codes, "SCB": absmax})
+
+
+def _four_bit(weight: Tensor, settings: dict[str, Any], *, use_numba: bool, threads: int | None) -> Params4bit:
+    from bitsandbytes.nn.modules import Params4bit
+
+    if weight.device.type != "cpu":
+        unquantized: Any = Params4bit(weight, requires_grad=False, **settings)
+        return unquantized.to(weight.device)  # which quantizes
+    blocksize, quant_type, storage = settings["blocksize"], settings["quant_type"], settings["quant_storage"]
+    packed, absmax = four_bit.quantize(weight, quant_type=quant_type, blocksize=blocksize, use_numba=use_numba, threads=threads)
+    if storage != torch.uint8:
+        packed = packed.squeeze().view(storage).unsqueeze(1)
+    state = four_bit.quant_state(
+        absmax,
+        quant_type=quant_type,
+        blocksize=blocksize,
+        shape=weight.shape,
+        dtype=weight.dtype,
+        double_quant=settings["compress_statistics"],
+    )
+    module = settings.get("module")
+    if module is not None:
+        module.quant_state = state
+    return Params4bit(packed, requires_grad=False, **{**settings, "quant_state": state, "bnb_quantized": True})

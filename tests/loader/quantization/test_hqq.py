@@ -1,0 +1,58 @@
+"""HQQ, bit by bit beside the hqq library."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hard_weights import DTYPES, KINDS, hard, same_bits
+from hqq.core.quantize import Quantizer
+
+from mlload.loader.quantization import hqq
+
+BITS = [8, 4, 3, 2, 1]
+axes = pytest.mark.parametrize("axis", [0, 1])
+
+
+def is_the_librarys(weight: torch.Tensor, **settings: object) -> bool:
+    expected, told = Quantizer.quantize(weight, **settings, device="cpu")
+    packed, described = hqq.quantize(weight, **settings)
+    tensors = [(packed, expected)] + [(described.pop(key), told.pop(key)) for key in ("scale", "zero")]
+    return all(same_bits(*pair) for pair in tensors) and list(described.items()) == list(told.items())
+
+
+@axes
+@pytest.mark.parametrize("nbits", BITS)
+@pytest.mark.parametrize("scale", [1, 50, 500])  # of 50, errors begin to be shrunk
+def test_bits_and_sizes(nbits: int, scale: int, axis: int) -> None:
+    weight = hard("normal", (120, 192)) * scale
+    assert is_the_librarys(weight, nbits=nbits, axis=axis, round_zero=nbits == 4)
+
+
+@axes
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_hard_values(kind: str, dtype: str, axis: int) -> None:
+    assert is_the_librarys(hard(kind, (64, 128)).to(DTYPES[dtype]), axis=axis)
+
+
+@axes
+@pytest.mark.parametrize("group_size", [8, 16, 64, 128, None])
+@pytest.mark.parametrize("shape", [(2, 128), (48, 320), (30, 1024), (48, 528)], ids=str)
+def test_groups(shape: tuple[int, int], group_size: int | None, axis: int) -> None:
+    assert is_the_librarys(hard("outliers", shape), group_size=group_size, axis=axis)
+
+
+@axes
+@pytest.mark.parametrize("scale", [1, 100])
+def test_a_matrix_that_torch_shares_among_threads(scale: int, axis: int) -> None:
+    assert is_the_librarys(hard("normal", (511, 320)) * scale, axis=axis, nbits=8)
+
+
+def test_without_groups_and_odd() -> None:
+    assert is_the_librarys(hard("outliers", (30, 37)), group_size=None, axis=1)
+    assert is_the_librarys(hard("outliers", (1, 30_000)), group_size=None, axis=1, nbits=8)
+
+
+def test_weights_that_groups_do_not_divide_are_the_librarys_error() -> None:
+    with pytest.raises(AssertionError, match="group_size"):
+        hqq.quantize(hard("normal", (3, 5)))
