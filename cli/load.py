@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Debug, Json, Model
+from .options import Debug, Json, Model, Resident
 from .output import print_json, print_tables
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ def load(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, max=1_000_000, help="How far to go on.")] = 100,
     dtype: Annotated[str, typer.Option("--dtype", help="auto (the checkpoint's own), float32, float16 or bfloat16.")] = "auto",
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; the best that is there if not given.")] = None,
-    strategy: Annotated[str | None, typer.Option("--strategy", help="full, low-memory or unified-memory.")] = None,
+    strategy: Annotated[str | None, typer.Option("--strategy", help="full, low-memory, unified-memory or streaming.")] = None,
+    resident: Resident = None,
+    quantize: Annotated[str | None, typer.Option("--quantize", metavar="METHOD", help="nf4, fp4 or int8, while loading.")] = None,
+    double_quant: Annotated[bool, typer.Option("--double-quant", help="With nf4 and fp4: quantize the scales, too.")] = False,
     workers: Annotated[int, typer.Option("--workers", min=-1, max=256, help="Tensors read at once; -1 for what suits the device.")] = -1,
     attention: Annotated[
         str | None, typer.Option("--attention", help="eager, sdpa, flash_attention_2 ...; the model's own if not given.")
@@ -39,13 +42,16 @@ def load(
 ) -> None:
     """Load a model as from_pretrained would, sooner and in less memory; check it, save it, go on from a prompt with it."""
     del debug  # read where errors are turned into lines
-    from ..loader.settings import LoadingStrategy, ModelLoadingConfig, choice
+    from ..loader.settings import LoadingStrategy, ModelLoadingConfig, QuantizationConfig, QuantizationMethod, choice, parse_bytes
 
+    method = None if quantize is None else choice(QuantizationMethod, quantize)
     settings = ModelLoadingConfig(
         model,
         loading_strategy=None if strategy is None else choice(LoadingStrategy, strategy.replace("-", "_")),
+        quantization_config=None if method is None else QuantizationConfig(method, double_quant=double_quant),
         dtype=dtype,
         device=device,
+        resident=None if resident is None else parse_bytes(resident),
         loading_workers=workers,
         attn_implementation=attention,
         mmap=mmap,

@@ -14,6 +14,9 @@ Model = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Resident = Annotated[
+    str | None, typer.Option("--resident", metavar="SIZE", help="Stream, with at most so much of weights in memory (2GiB).")
+]
 File = Annotated[
     str | None, typer.Option("--file", metavar="NAME", help="The weights file to take where there are several; with --diff on both sides.")
 ]

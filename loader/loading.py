@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from .execution.backends import BackendRules
+    from .execution.backends import BackendRules, Hardware
     from .execution.skeleton import Skeleton
+    from .execution.streaming import Streamer
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 _LACKING = ("missing-shard", "missing-tensor")
@@ -39,7 +41,8 @@ class LoadedModel:
     """A model as transformers knows it, and how it came to be.
 
     `seconds` for each phase: headers, import, plan, read. `prediction` is the plan's, `measured` the growth of this process. `missing`
-    are tensors that the checkpoint lacks and that were initialised at random, because that was allowed.
+    are tensors that the checkpoint lacks and that were initialised at random, because that was allowed. `streamer` counts what a
+    streamed model reads.
     """
 
     reference: str
@@ -52,6 +55,7 @@ class LoadedModel:
     strategy: LoadingStrategy
     missing: tuple[str, ...]
     seconds: dict[str, float]
+    streamer: Streamer | None = None
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -97,16 +101,9 @@ class PlannedLoad:
 
     def execute(self, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
         """Read the weights. `progress` hears of every unit once it is in place."""
-        from .execution.full import fill
-        from .execution.weight_files import WeightFiles
-
         before = process_memory()
         with phase(self.seconds, "read"):
-            files = WeightFiles(self.folder, mapped=self.settings.mmap)
-            fill(self.skeleton, self.plan, files, device=self.device, workers=self.workers, progress=progress)
-            files.check_unchanged()
-            files.close()
-            missing = self.skeleton.finish(set(self.plan.missing), self.device)
+            missing, streamer = self._filled(progress)
         return LoadedModel(
             reference=str(self.settings.model_name),
             model=self.skeleton.model,
@@ -118,7 +115,25 @@ class PlannedLoad:
             strategy=self.strategy,
             missing=tuple(sorted(missing)),
             seconds=self.seconds,
+            streamer=streamer,
         )
+
+    def _filled(self, progress: Callable[[Unit], None] | None) -> tuple[Iterable[str], Streamer | None]:
+        """Put the weights, or what will read them, into the model; returns what is missing."""
+        from .execution.full import fill
+        from .execution.streaming import stream
+        from .execution.weight_files import WeightFiles
+
+        if self.settings.rank > 0 and self.strategy is LoadingStrategy.LOW_MEMORY:
+            return (), None  # rank 0 sends the weights to this one's model, which stays on the meta device
+        files = WeightFiles(self.folder, mapped=self.settings.mmap)
+        if self.strategy is LoadingStrategy.STREAMING:
+            streamer = stream(self.skeleton, self.plan, files, device=self.device, resident=self.settings.resident)
+            return streamer.missing, streamer
+        fill(self.skeleton, self.plan, files, device=self.device, workers=self.workers, progress=progress)
+        files.check_unchanged()
+        files.close()
+        return self.skeleton.finish(set(self.plan.missing), self.device), None
 
 
 def load(settings: ModelLoadingConfig, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
@@ -138,17 +153,35 @@ def plan_load(settings: ModelLoadingConfig) -> PlannedLoad:
         checkpoint = Checkpoint.open(settings.model_name)
         _check(checkpoint, settings)
     with phase(seconds, "import"):
-        from .execution import backends
-        from .sources.download import local_folder
+        for name in ("model_class", "skeleton", "streaming"):  # torch, transformers, and what stands on them
+            import_module(f".execution.{name}", __package__)
+    from .execution import backends
+    from .sources.download import local_folder
+
     rules, device = backends.choose_backend(hardware := backends.probe(), settings.backend, settings.device)
     folder = local_folder(checkpoint)
     with phase(seconds, "plan"):
         skeleton = _build_skeleton(checkpoint, settings, folder, device, dtype_name, partial(rules.dtype, hardware))
         plan = make_plan(checkpoint.tensors, skeleton)
         _check_plan(plan, skeleton, checkpoint, allow_missing=settings.allow_missing)
-    workers = settings.loading_workers if settings.loading_workers > 0 else rules.workers(hardware, quantized=False)
-    strategy = settings.loading_strategy or rules.strategy()
+    strategy = _strategy(settings, rules, plan, hardware, device)
+    quantized = any(step.quantized for step in plan.steps)
+    workers = settings.loading_workers if settings.loading_workers > 0 else rules.workers(hardware, quantized=quantized)
+    workers = 1 if strategy is LoadingStrategy.LOW_MEMORY else workers
     return PlannedLoad(checkpoint, settings, folder, skeleton, plan, rules, device, strategy, workers, seconds)
+
+
+def _strategy(
+    settings: ModelLoadingConfig, rules: BackendRules, plan: LoadPlan, hardware: Hardware, device: torch.device
+) -> LoadingStrategy:
+    """What is asked, else streaming where a budget is given or the copies that loading makes would not fit, else the backend's own."""
+    if settings.loading_strategy is not None:
+        return settings.loading_strategy
+    if settings.resident is not None:
+        return LoadingStrategy.STREAMING
+    needed = predict(plan, on_device=device.type != "cpu", mapped=settings.mmap, workers=1).peak.anonymous
+    fits = needed < hardware.free_bytes or any(step.quantized for step in plan.steps)
+    return rules.strategy() if fits else LoadingStrategy.STREAMING
 
 
 def _build_skeleton(

@@ -79,9 +79,14 @@ class Step:
         return not changed and TORCH_DTYPES.get(entry.dtype) == self.targets[0].dtype
 
     @property
+    def is_copy(self) -> bool:
+        """Whether its tensor is the stored one in another dtype, or stored ones side by side, in memory of its own."""
+        return not self.quantized and not self.is_view and (self.conversion is None or self.is_a_stack)
+
+    @property
     def transient_bytes(self) -> int:
         """Bytes in memory while the step is carried out, beside what it reads as mapped pages and what it leaves."""
-        return 0 if self.conversion is None or self.is_a_stack else self.target_bytes
+        return 0 if self.is_view or self.is_copy else self.target_bytes
 
     @property
     def target_bytes(self) -> int:

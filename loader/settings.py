@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -9,11 +10,12 @@ from os import PathLike
 from typing import TYPE_CHECKING, TypeVar
 
 from .errors import UsageError
-from .text import did_you_mean
+from .text import did_you_mean, printable
 
 if TYPE_CHECKING:
     import torch
 
+_SIZE = re.compile(r"(?P<number>\d{1,15}(\.\d{1,6})?)\s*(?P<prefix>[kmgtKMGT]?)(?P<binary>i?)[bB]?")
 Choice = TypeVar("Choice", bound=Enum)
 
 
@@ -114,6 +116,15 @@ class ModelLoadingConfig:
             self.loading_strategy = LoadingStrategy.LOW_MEMORY
         if self.loading_strategy is None and self.backend in (Backend.MPS, Backend.MLX):
             self.loading_strategy = LoadingStrategy.UNIFIED_MEMORY
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from a size as people write it: `2GiB`, `1.5 GB`, `500MB`, `1000000`. Raises UsageError for anything else."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"'{printable(text, limit=40)}' is no size", hint="write 2GiB, 1.5GB or a number of bytes")
+    power = " kmgt".index(found["prefix"].lower() or " ")
+    return int(float(found["number"]) * (1024 if found["binary"] else 1000) ** power)
 
 
 def choice(kind: type[Choice], name: str) -> Choice:

@@ -16,6 +16,7 @@ from .skeleton import Skeleton
 from .weight_files import WeightFiles
 
 Progress = Callable[[Unit], None]
+Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
 
 def fill(
@@ -38,52 +39,48 @@ def fill(
 
 
 class UnitReader:
-    """Carries out the steps of one unit on one device. Copies on the CPU go to one block of memory for the whole unit."""
+    """Carries out the steps of one unit on one device. Copies that stay on the CPU go to one block of memory for the whole unit."""
 
     def __init__(self, unit: Unit, skeleton: Skeleton, files: WeightFiles, device: torch.device) -> None:
         self._skeleton = skeleton
         self._files = files
         self._device = device
-        copied = [step.target_bytes for step in unit.steps if device.type == "cpu" and not step.is_view]
-        self._arena = Arena(sum(copied), pieces=len(copied))
+        kept = [step.target_bytes for step in unit.steps if device.type == "cpu" and step.is_copy]
+        self._arena = Arena(sum(kept), pieces=len(kept))
 
     @torch.no_grad()
     def run(self, step: Step) -> Mapping[str, Tensor]:
         """The model's tensors that `step` makes, by name."""
+        if step.is_a_stack and not step.quantized:
+            return {step.targets[0].name: self._stacked(step)}
         made = self._converted(step)
-        if not step.quantized:
-            return made
-        return {name: part for target, value in made.items() for name, part in self._skeleton.quantize(target, value).items()}
+        if step.quantized:
+            made = {name: part for target, value in made.items() for name, part in self._skeleton.quantize(target, value).items()}
+        if not step.is_view:
+            for entry, _ in step.sources:
+                self._files.release(entry)
+        return made
 
     def _converted(self, step: Step) -> Mapping[str, Tensor]:
         """The tensors of the step before any quantization."""
         target, conversion = step.targets[0], step.conversion
         if conversion is None:
-            return {target.name: self._read(step.sources[0][0], target.dtype)}
-        if step.is_a_stack:
-            return {target.name: self._stacked(step)}
+            return {target.name: self._read(step.sources[0][0], target.dtype, self._arena.empty if step.is_copy else _fresh)}
         dtype = None if self._skeleton.keeps_stored_dtype(conversion) else target.dtype
-        return conversion.run([(entry.name, pattern, partial(self._read, entry, dtype)) for entry, pattern in step.sources])
+        return conversion.run([(entry.name, pattern, partial(self._read, entry, dtype, _fresh)) for entry, pattern in step.sources])
 
-    def _read(self, entry: TensorEntry, dtype: torch.dtype | None) -> Tensor:
+    def _read(self, entry: TensorEntry, dtype: torch.dtype | None, allocate: Allocate) -> Tensor:
         stored = self._files.read(entry)
         dtype = dtype or stored.dtype
         if self._device.type != "cpu":
             return stored.to(self._device).to(dtype)
-        if stored.dtype == dtype:
-            return stored
-        copy = self._arena.empty(entry.shape, dtype).copy_(stored)
-        self._files.release(entry)
-        return copy
+        return stored if stored.dtype == dtype else allocate(entry.shape, dtype).copy_(stored)
 
     def _stacked(self, step: Step) -> Tensor:
         """Many equal tensors (experts) side by side in one: each copied once, straight to its place."""
         target = step.targets[0]
-        whole = (
-            self._arena.empty(target.shape, target.dtype)
-            if self._device.type == "cpu"
-            else torch.empty(target.shape, dtype=target.dtype, device=self._device)
-        )
+        allocate = self._arena.empty if self._device.type == "cpu" else partial(torch.empty, device=self._device)
+        whole = allocate(target.shape, dtype=target.dtype)
         start = 0
         for entries in step.sources_by_pattern:
             width = entries[0].shape[0] if len(step.sources_by_pattern) > 1 else whole.shape[1]
@@ -92,3 +89,7 @@ class UnitReader:
                 self._files.release(entry)
             start += width
         return whole
+
+
+def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)

@@ -26,6 +26,9 @@ from transformers.monkey_patching import patch_output_recorders
 from transformers.quantizers.auto import get_hf_quantizer
 from transformers.utils.loading_report import LoadStateDictInfo
 
+from ..quantization import bitsandbytes
+from ..quantization.compiled import is_worth_compiling
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
     from transformers.quantizers.base import HfQuantizer
@@ -87,6 +90,7 @@ class Skeleton:
         self.model = model
         self.dtype = dtype
         self._quantizer = quantizer
+        self.is_large = quantizer is not None and is_worth_compiling(sum(parameter.numel() for parameter in model.parameters()))
         self.targets: dict[str, Tensor] = dict(model.state_dict())
         self._dtype_plan = {re.compile(pattern.replace("*", ".*")): value for pattern, value in model._get_dtype_plan(dtype).items()}
         rules = get_model_conversion_mapping(model, None, quantizer)
@@ -151,7 +155,11 @@ class Skeleton:
         return quantizer is not None and not quantizer.pre_quantized and quantizer.param_needs_quantization(self.model, target)
 
     def quantize(self, target: str, value: Tensor) -> dict[str, Tensor]:
-        """The tensor as transformers' quantizer makes it, by name."""
+        """The tensor as transformers' quantizer makes it, by name; bitsandbytes' on the CPU with kernels of our own, to the same bits."""
+        module = self.model.get_submodule(target.rpartition(".")[0])
+        if value.device.type == "cpu" and bitsandbytes.is_quantized(module):
+            module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  # see `place`
+            return {target: bitsandbytes.quantized_weight(module, value, use_numba=self.is_large, threads=1)}
         assert self._quantizer is not None
         made = self._quantizer.get_quantize_ops().convert({target: [value]}, full_layer_name=target, model=self.model, missing_keys=set())
         return {name: part[0] if isinstance(part, list) else part for name, part in made.items()}

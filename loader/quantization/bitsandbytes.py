@@ -6,6 +6,7 @@ device carry the settings.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 def is_quantized(module: nn.Module) -> bool:
     """Whether the module's weight is to be quantized by `quantized_weight`."""
+    if "bitsandbytes" not in sys.modules:  # then no module can be one of its
+        return False
     from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
     return isinstance(module, Linear4bit | Linear8bitLt)

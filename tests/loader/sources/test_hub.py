@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hub_faults import Fault
 from hub_server import HubServer
 
 import mlload
+from mlload.configs import FOLDER
 
 REPO = "org/llama"
 Ask = Callable[..., Outcome]
@@ -172,11 +174,11 @@ def test_the_address_of_a_folder_or_file_leads_to_it(
     assert (answer["source"], answer["tensors"], answer["context_length"]) == ("cache" if cached else "hub", 1, 7)
 
 
-def test_part_of_a_repository_is_not_loaded(server: HubServer, run: Callable[..., Outcome]) -> None:
-    env = {"HF_ENDPOINT": server.endpoint, "HF_HUB_OFFLINE": "0"}
-    outcome = run("load", f"{server.endpoint}/{REPO}/blob/main/model-00001-of-00002.safetensors", env=env)
-    assert outcome.code == 2
-    assert "org/llama/model-00001-of-00002.safetensors: only whole repositories can be loaded from the hub yet" in outcome.err
+def test_a_part_of_a_repository_is_loaded_from_its_address(server: HubServer, run: Callable[..., Outcome], tmp_path: Path) -> None:
+    shutil.copytree(FOLDER / "tiny", tmp_path / "both" / "sub")
+    server.add("org/both", tmp_path / "both")
+    env = {"HF_ENDPOINT": server.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    assert run("load", f"{server.endpoint}/org/both/tree/main/sub", "--json", env=env).json["parameters"] == 624_640
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
