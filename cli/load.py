@@ -8,47 +8,59 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Debug, Json, Model, Resident
+from .options import (
+    AllowMissing,
+    Attention,
+    Debug,
+    Device,
+    DoubleQuant,
+    Dtype,
+    Json,
+    Mmap,
+    Model,
+    Quantize,
+    Resident,
+    Strategy,
+    TrustRemoteCode,
+    Workers,
+)
 from .output import print_json, print_tables
 
 if TYPE_CHECKING:
     from ..loader.load_report import LoadReport
     from ..loader.loading import LoadedModel
-    from ..loader.settings import ModelLoadingConfig
+    from ..loader.settings import ModelLoadingConfig, QuantizationConfig
 
 
 def load(
     model: Model,
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="Go on from this text.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, max=1_000_000, help="How far to go on.")] = 100,
-    dtype: Annotated[str, typer.Option("--dtype", help="auto (the checkpoint's own), float32, float16 or bfloat16.")] = "auto",
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; the best that is there if not given.")] = None,
-    strategy: Annotated[str | None, typer.Option("--strategy", help="full, low-memory, unified-memory or streaming.")] = None,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    strategy: Strategy = None,
     resident: Resident = None,
-    quantize: Annotated[str | None, typer.Option("--quantize", metavar="METHOD", help="nf4, fp4 or int8, while loading.")] = None,
-    double_quant: Annotated[bool, typer.Option("--double-quant", help="With nf4 and fp4: quantize the scales, too.")] = False,
-    workers: Annotated[int, typer.Option("--workers", min=-1, max=256, help="Tensors read at once; -1 for what suits the device.")] = -1,
-    attention: Annotated[
-        str | None, typer.Option("--attention", help="eager, sdpa, flash_attention_2 ...; the model's own if not given.")
-    ] = None,
+    quantize: Quantize = None,
+    double_quant: DoubleQuant = False,
+    workers: Workers = -1,
+    attention: Attention = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the memory it will take; read no weights.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Look for NaN and infinity in the weights, and name the tensors.")] = False,
     save: Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the loaded model there as a checkpoint.")] = None,
-    mmap: Annotated[bool, typer.Option("--mmap/--no-mmap", help="Use the files' own pages, or read them into memory.")] = True,
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Initialise at random what the checkpoint lacks.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the code that comes with the checkpoint.")] = False,
+    mmap: Mmap = True,
+    allow_missing: AllowMissing = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Load a model as from_pretrained would, sooner and in less memory; check it, save it, go on from a prompt with it."""
     del debug  # read where errors are turned into lines
-    from ..loader.settings import LoadingStrategy, ModelLoadingConfig, QuantizationConfig, QuantizationMethod, choice, parse_bytes
+    from ..loader.settings import LoadingStrategy, ModelLoadingConfig, choice, parse_bytes
 
-    method = None if quantize is None else choice(QuantizationMethod, quantize)
     settings = ModelLoadingConfig(
         model,
         loading_strategy=None if strategy is None else choice(LoadingStrategy, strategy.replace("-", "_")),
-        quantization_config=None if method is None else QuantizationConfig(method, double_quant=double_quant),
+        quantization_config=_quantization(quantize, double_quant=double_quant),
         dtype=dtype,
         device=device,
         resident=None if resident is None else parse_bytes(resident),
@@ -60,7 +72,19 @@ def load(
     )
     if dry_run:
         _show_plan(settings, as_json=as_json)
-        return
+    else:
+        _show_load(settings, check=check, save=save, prompt=prompt, max_new_tokens=max_new_tokens, as_json=as_json)
+
+
+def _quantization(method: str | None, *, double_quant: bool) -> QuantizationConfig | None:
+    from ..loader.settings import QuantizationConfig, QuantizationMethod, choice
+
+    return None if method is None else QuantizationConfig(choice(QuantizationMethod, method), double_quant=double_quant)
+
+
+def _show_load(
+    settings: ModelLoadingConfig, *, check: bool, save: Path | None, prompt: str | None, max_new_tokens: int, as_json: bool
+) -> None:
     from ..loader.load_report import load_report
 
     loaded = _loaded(settings)

@@ -20,3 +20,15 @@ Resident = Annotated[
 File = Annotated[
     str | None, typer.Option("--file", metavar="NAME", help="The weights file to take where there are several; with --diff on both sides.")
 ]
+
+# How a model is loaded: of every command that loads one.
+Dtype = Annotated[str, typer.Option("--dtype", help="auto (the checkpoint's own), float32, float16 or bfloat16.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; the best that is there if not given.")]
+Strategy = Annotated[str | None, typer.Option("--strategy", help="full, low-memory, unified-memory or streaming.")]
+Quantize = Annotated[str | None, typer.Option("--quantize", metavar="METHOD", help="nf4, fp4 or int8, while loading.")]
+DoubleQuant = Annotated[bool, typer.Option("--double-quant", help="With nf4 and fp4: quantize the scales, too.")]
+Workers = Annotated[int, typer.Option("--workers", min=-1, max=256, help="Tensors read at once; -1 for what suits the device.")]
+Attention = Annotated[str | None, typer.Option("--attention", help="eager, sdpa, flash_attention_2 ...; the model's own if not given.")]
+Mmap = Annotated[bool, typer.Option("--mmap/--no-mmap", help="Use the files' own pages, or read them into memory.")]
+AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Initialise at random what the checkpoint lacks.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the code that comes with the checkpoint.")]

@@ -41,7 +41,12 @@ def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_key_and_code_is_documented(run: Callable[..., Outcome]) -> None:
-    for command in (["inspect", "tiny", "--json"], ["inspect", "tiny", "--diff", "tiny", "--json"], ["load", "tiny", "--json"]):
+    for command in (
+        ["inspect", "tiny", "--json"],
+        ["inspect", "tiny", "--diff", "tiny", "--json"],
+        ["load", "tiny", "--json"],
+        ["load", "tiny", "--dry-run", "--json"],
+    ):
         assert [key for key in run(*command).json if f"`{key}`" not in README] == []
     codes = {error.exit_code for error in vars(mlload.MlloadError).values() if isinstance(error, type)}
     assert all(f"| {code} |" in README for code in codes | {each.exit_code for each in mlload.MlloadError.__subclasses__()})

@@ -1,0 +1,100 @@
+"""Quantizing while loading: tensor for tensor what transformers' own quantized load gives, and what it saves loads again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers import BitsAndBytesConfig, LlamaConfig, PreTrainedModel
+
+import mlload
+from mlload import ModelLoadingConfig, QuantizationConfig, QuantizationMethod
+from mlload.loader.loading import load
+
+# Warnings of the libraries about each other's newer and older ways.
+pytestmark = pytest.mark.filterwarnings("default")
+
+METHODS = {
+    "nf4": ({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, {}),
+    "nf4 double": (
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+        {"method": QuantizationMethod.BNB_NF4, "double_quant": True},
+    ),
+    "nf4 stored as bfloat16": (
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_quant_storage": torch.bfloat16},
+        {"method": QuantizationMethod.BNB_NF4, "quant_storage": torch.bfloat16},
+    ),
+    "fp4": ({"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}, {}),
+    "int8": ({"load_in_8bit": True}, {}),
+}
+MODELS = {
+    "llama": LlamaConfig(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=99),
+    "gpt2": transformers.GPT2Config(n_embd=128, n_layer=2, n_head=4, vocab_size=99, n_positions=64),
+    "t5": transformers.T5Config(d_model=128, d_ff=256, d_kv=32, num_layers=2, num_heads=4, vocab_size=99),
+}
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp(request.param)
+    config = MODELS[request.param]
+    torch.manual_seed(0)
+    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    kind.from_config(config, dtype=torch.bfloat16).save_pretrained(out)
+    return out
+
+
+def differing(one: PreTrainedModel, other: PreTrainedModel) -> list[str]:
+    wanted, got = one.state_dict(), other.state_dict()
+    assert list(wanted) == list(got)
+    return [name for name, tensor in wanted.items() if bits(tensor) != bits(got[name])]
+
+
+def bits(tensor: torch.Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
+    """All of a tensor: packed weights kept as bfloat16 may be no numbers, which differ from themselves."""
+    return tensor.dtype, tensor.shape, tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    ids = torch.arange(20, 28)[None]
+    extra = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    with torch.no_grad():
+        return model(input_ids=ids, **extra).logits
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_the_model_is_transformers_own(folder: Path, name: str, tmp_path: Path) -> None:
+    theirs, ours = METHODS[name]
+    asked = QuantizationConfig(**(ours or {"method": QuantizationMethod(name)}))
+    model_class = getattr(transformers, transformers.AutoConfig.from_pretrained(folder).architectures[0])
+    wanted = model_class.from_pretrained(folder, quantization_config=BitsAndBytesConfig(**theirs), device_map="cpu")
+    got = load(ModelLoadingConfig(folder, device="cpu", quantization_config=asked)).model
+    assert differing(wanted, got) == []
+    assert (got.is_quantized, got.quantization_method) == (True, wanted.quantization_method)
+    got.save_pretrained(tmp_path / "saved")
+    again = load(ModelLoadingConfig(tmp_path / "saved", device="cpu")).model
+    assert differing(wanted, again) == []
+    assert torch.equal(logits(wanted), logits(got))
+    assert torch.equal(logits(model_class.from_pretrained(tmp_path / "saved", device_map="cpu")), logits(again))
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "words"),
+    [
+        (QuantizationConfig(QuantizationMethod.BNB_NF4, bits=8), mlload.UsageError, "nf4 has 4 bits, not 8"),
+        (QuantizationConfig(QuantizationMethod.BNB_INT8, bits=4), mlload.UsageError, "int8 has 8 bits, not 4"),
+        (QuantizationConfig(QuantizationMethod.MLX_INT4), mlload.DoesNotFitError, "needs MLX on an Apple machine"),
+    ],
+)
+def test_what_a_method_does_not_have(asked: QuantizationConfig, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        load(ModelLoadingConfig("tiny", quantization_config=asked))
+
+
+def test_modules_that_are_skipped_stay_as_they_are() -> None:
+    asked = QuantizationConfig(QuantizationMethod.BNB_NF4, skip_modules=("lm_head", "v_proj"))
+    model = load(ModelLoadingConfig("tiny", quantization_config=asked)).model
+    assert type(model.get_submodule("model.layers.0.self_attn.v_proj")) is torch.nn.Linear
+    assert type(model.get_submodule("model.layers.0.self_attn.q_proj")) is not torch.nn.Linear
