@@ -11,6 +11,7 @@ import typer
 from .options import (
     AllowMissing,
     Attention,
+    Cache,
     Debug,
     Device,
     DoubleQuant,
@@ -24,7 +25,7 @@ from .options import (
     TrustRemoteCode,
     Workers,
 )
-from .output import print_json, print_tables
+from .output import note, print_json, print_tables
 
 if TYPE_CHECKING:
     from ..loader.load_report import LoadReport
@@ -42,6 +43,7 @@ def load(
     resident: Resident = None,
     quantize: Quantize = None,
     double_quant: DoubleQuant = False,
+    cache: Cache = "on",
     workers: Workers = -1,
     attention: Attention = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the memory it will take; read no weights.")] = False,
@@ -55,12 +57,13 @@ def load(
 ) -> None:
     """Load a model as from_pretrained would, sooner and in less memory; check it, save it, go on from a prompt with it."""
     del debug  # read where errors are turned into lines
-    from ..loader.settings import LoadingStrategy, ModelLoadingConfig, choice, parse_bytes
+    from ..loader.settings import CacheMode, LoadingStrategy, ModelLoadingConfig, choice, parse_bytes
 
     settings = ModelLoadingConfig(
         model,
         loading_strategy=None if strategy is None else choice(LoadingStrategy, strategy.replace("-", "_")),
         quantization_config=_quantization(quantize, double_quant=double_quant),
+        quantized_cache=choice(CacheMode, cache),
         dtype=dtype,
         device=device,
         resident=None if resident is None else parse_bytes(resident),
@@ -89,6 +92,8 @@ def _show_load(
 
     loaded = _loaded(settings)
     report = load_report(loaded)
+    if report.cache_problem is not None:
+        note(f"warning: quantized weights are not kept for the next load: {report.cache_problem}")
     if check:
         from ..loader.execution.checks import non_finite
 

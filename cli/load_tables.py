@@ -15,6 +15,7 @@ from ..loader.memory import Memory
 from ..loader.text import format_bytes, format_count, printable
 
 _MOST_NAMES = 5  # of one kind
+_CACHE = {"hit": "hit: nothing was quantized", "miss": "miss: all was quantized", "partial": "partial: the rest was quantized"}
 
 
 def plan_tables(report: PlanReport) -> Iterator[RenderableType]:
@@ -46,6 +47,8 @@ def load_tables(report: LoadReport) -> Iterator[RenderableType]:
     facts.add_row("seconds", ", ".join(f"{name} {value:.2f}" for name, value in report.seconds.items()))
     facts.add_row("predicted", _memory(report.predicted))
     facts.add_row("measured", f"{_memory(report.measured)} (mapped pages count once they are used)")
+    if report.cache != "off":
+        facts.add_row("cache", _CACHE[report.cache])
     if report.generated_tokens:
         rate = report.generated_tokens / max(report.seconds.get("generate", 0.0), 1e-9)
         facts.add_row("generated", f"{report.generated_tokens} tokens, {rate:.1f} a second")

@@ -27,6 +27,9 @@ Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1,
 Strategy = Annotated[str | None, typer.Option("--strategy", help="full, low-memory, unified-memory or streaming.")]
 Quantize = Annotated[str | None, typer.Option("--quantize", metavar="METHOD", help="nf4, fp4 or int8, while loading.")]
 DoubleQuant = Annotated[bool, typer.Option("--double-quant", help="With nf4 and fp4: quantize the scales, too.")]
+Cache = Annotated[
+    str, typer.Option("--cache", metavar="on|off|only", help="Keep what --quantize makes for the next load; only: take nothing else.")
+]
 Workers = Annotated[int, typer.Option("--workers", min=-1, max=256, help="Tensors read at once; -1 for what suits the device.")]
 Attention = Annotated[str | None, typer.Option("--attention", help="eager, sdpa, flash_attention_2 ...; the model's own if not given.")]
 Mmap = Annotated[bool, typer.Option("--mmap/--no-mmap", help="Use the files' own pages, or read them into memory.")]

@@ -75,6 +75,8 @@ class LoadReport:
     prompt: str | None = None
     text: str | None = None
     generated_tokens: int = 0
+    cache: str = "off"  # of weights that are quantized while loading: hit, miss, partial, off
+    cache_problem: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """One object of plain values."""
@@ -122,6 +124,8 @@ def load_report(loaded: LoadedModel) -> LoadReport:
         measured=loaded.measured,
         missing=loaded.missing,
         unexpected=loaded.plan.unexpected,
+        cache=loaded.cache,
+        cache_problem=loaded.cache_problem,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import import_module
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from .architecture import Kind
 from .checkpoint import Checkpoint
 from .dtypes import TORCH_NAMES
-from .errors import InvalidCheckpointError, UsageError
+from .errors import InvalidCheckpointError, NotFoundError, UsageError
 from .memory import Memory, Prediction, predict, process_memory
 from .plan import LoadPlan, Unit, make_plan
-from .settings import LoadingStrategy, ModelLoadingConfig
+from .settings import CacheMode, LoadingStrategy, ModelLoadingConfig
 from .text import did_you_mean
 from .validation import find_problems
 from .writing import sync_files
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from .execution.backends import BackendRules, Hardware
+    from .execution.quantized_cache import QuantizedCache
     from .execution.skeleton import Skeleton
     from .execution.streaming import Streamer
 
@@ -42,7 +43,8 @@ class LoadedModel:
 
     `seconds` for each phase: headers, import, plan, read. `prediction` is the plan's, `measured` the growth of this process. `missing`
     are tensors that the checkpoint lacks and that were initialised at random, because that was allowed. `streamer` counts what a
-    streamed model reads.
+    streamed model reads. `cache` tells of the quantized weights on disk: `hit`, `miss`, `partial` or `off`; `cache_problem` why they
+    could not be kept.
     """
 
     reference: str
@@ -56,6 +58,8 @@ class LoadedModel:
     missing: tuple[str, ...]
     seconds: dict[str, float]
     streamer: Streamer | None = None
+    cache: str = "off"
+    cache_problem: str | None = None
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -102,8 +106,13 @@ class PlannedLoad:
     def execute(self, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
         """Read the weights. `progress` hears of every unit once it is in place."""
         before = process_memory()
-        with phase(self.seconds, "read"):
-            missing, streamer = self._filled(progress)
+        cache = self._cache()
+        with cache or nullcontext():
+            with phase(self.seconds, "read"):
+                missing, streamer = self._filled(progress, cache)
+            if cache is not None:
+                with phase(self.seconds, "cache"):
+                    cache.close()
         return LoadedModel(
             reference=str(self.settings.model_name),
             model=self.skeleton.model,
@@ -116,9 +125,32 @@ class PlannedLoad:
             missing=tuple(sorted(missing)),
             seconds=self.seconds,
             streamer=streamer,
+            **({} if cache is None else {"cache": cache.status, "cache_problem": cache.problem}),
         )
 
-    def _filled(self, progress: Callable[[Unit], None] | None) -> tuple[Iterable[str], Streamer | None]:
+    def _cache(self) -> QuantizedCache | None:
+        """The quantized weights that are kept of this plan. Raises NotFoundError where nothing but them may be used, and they lack some."""
+        from .execution.cache_key import SourceFiles, cache_key
+        from .execution.quantized_cache import open_cache
+
+        asked, mode = self.settings.quantization_config, self.settings.quantized_cache
+        if asked is None and mode is CacheMode.ONLY:
+            raise UsageError("only quantized weights are cached", hint="say how they were quantized, as in --quantize nf4")
+        if asked is None or mode is CacheMode.OFF or self.strategy is LoadingStrategy.STREAMING or self.settings.rank > 0:
+            return None
+        with phase(self.seconds, "cache"):
+            sources = SourceFiles.of(self.folder, self.checkpoint.shards)
+            config, class_name = self.checkpoint.config or {}, type(self.skeleton.model).__qualname__
+            key = cache_key(self.plan, sources, config, asked, class_name=class_name, device=self.device.type)
+            cache = open_cache(key, self.plan, sources, mapped=self.settings.mmap, workers=self.workers)
+        if mode is CacheMode.ONLY and (cache is None or cache.status != "hit"):
+            found = "nothing" if cache is None else f"{cache.found} of {cache.total} units"
+            raise NotFoundError(
+                f"{found} of {self.settings.model_name} in {asked.method.value} is cached", hint="load it once with --cache on"
+            )
+        return cache
+
+    def _filled(self, progress: Callable[[Unit], None] | None, cache: QuantizedCache | None) -> tuple[Iterable[str], Streamer | None]:
         """Put the weights, or what will read them, into the model; returns what is missing."""
         from .execution.full import fill
         from .execution.streaming import stream
@@ -130,7 +162,7 @@ class PlannedLoad:
         if self.strategy is LoadingStrategy.STREAMING:
             streamer = stream(self.skeleton, self.plan, files, device=self.device, resident=self.settings.resident)
             return streamer.missing, streamer
-        fill(self.skeleton, self.plan, files, device=self.device, workers=self.workers, progress=progress)
+        fill(self.skeleton, self.plan, files, device=self.device, workers=self.workers, progress=progress, cache=cache)
         files.check_unchanged()
         files.close()
         return self.skeleton.finish(set(self.plan.missing), self.device), None

@@ -102,6 +102,11 @@ class Unit:
     steps: tuple[Step, ...]
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether some of its tensors are quantized once they are read."""
+        return any(step.quantized for step in self.steps)
+
+    @property
     def source_bytes(self) -> int:
         """Bytes that are read."""
         return sum(step.source_bytes for step in self.steps)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 _SIZE = re.compile(r"(?P<number>\d{1,15}(\.\d{1,6})?)\s*(?P<prefix>[kmgtKMGT]?)(?P<binary>i?)[bB]?")
+_WORDS = {"LoadingStrategy": "strategy", "CacheMode": "cache mode"}
 Choice = TypeVar("Choice", bound=Enum)
 
 
@@ -53,6 +54,14 @@ class QuantizationMethod(Enum):
     MLX_INT8 = "mlx_int8"
 
 
+class CacheMode(Enum):
+    """What becomes of weights that are quantized while loading: kept for the next load and taken from there, neither, or only taken."""
+
+    ON = "on"
+    OFF = "off"
+    ONLY = "only"
+
+
 @dataclass(frozen=True)
 class QuantizationConfig:
     """A method and its parameters; what is None takes the method's own default.
@@ -76,17 +85,19 @@ class ModelLoadingConfig:
     """Everything that can be asked of loading a model.
 
     `model_name`: a folder, a file, a registry name or a hub id with optional `@revision`. `backend`: None takes the best that is there.
-    `loading_strategy`: None lets the plan and the machine decide. `dtype`: a torch dtype, its name, or "auto" for the checkpoint's own.
-    `resident`: bytes of weights that streaming may keep in memory. `max_memory`: bytes (or "10GiB") for each device and "cpu".
-    `loading_workers`: how many tensors are read and converted at once, -1 for what suits the backend. `attn_implementation` and
-    `use_cache`: None leaves the model's own. `mmap`: False reads files instead of mapping them. `rank`, `world_size`: of this process in
-    distributed training. `llama_pro_path`: a folder of an expanded model, `blk_exp-32-40` in its name.
+    `loading_strategy`: None lets the plan and the machine decide. `quantized_cache`: whether weights that are quantized while loading are
+    kept on disk, for the next load. `dtype`: a torch dtype, its name, or "auto" for the checkpoint's own. `resident`: bytes of weights
+    that streaming may keep in memory. `max_memory`: bytes (or "10GiB") for each device and "cpu". `loading_workers`: how many tensors are
+    read and converted at once, -1 for what suits the backend. `attn_implementation` and `use_cache`: None leaves the model's own. `mmap`:
+    False reads files instead of mapping them. `rank`, `world_size`: of this process in distributed training. `llama_pro_path`: a folder
+    of an expanded model, `blk_exp-32-40` in its name.
     """
 
     model_name: str | PathLike[str]
     backend: Backend | None = None
     loading_strategy: LoadingStrategy | None = None
     quantization_config: QuantizationConfig | None = None
+    quantized_cache: CacheMode = CacheMode.ON
     dtype: torch.dtype | str = "auto"
     device: str | torch.device | None = None
     low_memory: bool = False
@@ -112,6 +123,8 @@ class ModelLoadingConfig:
             self.backend = choice(Backend, self.backend)
         if isinstance(self.loading_strategy, str):
             self.loading_strategy = choice(LoadingStrategy, self.loading_strategy.replace("-", "_"))
+        if isinstance(self.quantized_cache, str):
+            self.quantized_cache = choice(CacheMode, self.quantized_cache)
         if self.loading_strategy is None and self.low_memory:
             self.loading_strategy = LoadingStrategy.LOW_MEMORY
         if self.loading_strategy is None and self.backend in (Backend.MPS, Backend.MLX):
@@ -131,6 +144,6 @@ def choice(kind: type[Choice], name: str) -> Choice:
     """The member of `kind` whose value is `name`. Raises UsageError for an unknown one, naming the nearest."""
     values = [str(member.value) for member in kind]
     if name not in values:
-        word = "strategy" if kind is LoadingStrategy else kind.__name__.lower()
+        word = _WORDS.get(kind.__name__, kind.__name__.lower())
         raise UsageError(f"unknown {word} '{name}'", hint=did_you_mean(name, values) or f"known: {', '.join(values)}")
     return kind(name)

@@ -2,15 +2,92 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_SCRATCH = ".tmp"
 
 
 def sync_files(folder: Path) -> None:
     """Bring every file in `folder`, and the folder itself, to the disk."""
     for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    with _opened(path) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[int]:
+    """A descriptor to write what is to lie at `path`: it does so from the end of the `with` on, whole and on the disk.
+
+    Until then it is a file beside, under a lock that tells `sweep` that its writer is alive. Raises OSError; then `path` is as it was.
+    """
+    descriptor, scratch = _locked_scratch(path)
+    try:
+        yield descriptor
+        os.fsync(descriptor)
+        os.rename(scratch, path)
+        sync(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether somebody is about to put a file there. Nobody is waited for, and on some network file systems nobody is noticed."""
+    for scratch in path.parent.glob(f".{path.name}-*{_SCRATCH}"):
+        with suppress(OSError), _opened(scratch) as descriptor:
+            if not _lock(descriptor):
+                return True
+    return False
+
+
+def sweep(folder: Path) -> None:
+    """Remove what dead writers left in `folder`, where that can be told and done."""
+    for scratch in folder.glob(f".*{_SCRATCH}"):
+        with suppress(OSError), _opened(scratch) as descriptor:
+            if _lock(descriptor):
+                scratch.unlink(missing_ok=True)
+
+
+def _locked_scratch(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, locked before a sweeper took it for a dead writer's."""
+    while True:
+        scratch = path.with_name(f".{path.name}-{secrets.token_hex(8)}{_SCRATCH}")
+        descriptor = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            is_ours = _lock(descriptor)
+        except OSError:  # a file system without locks, where nothing is swept
+            is_ours = True
+        if is_ours and os.fstat(descriptor).st_nlink:
+            return descriptor, scratch
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock of a file until it is closed; False where somebody has it. Raises OSError where there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

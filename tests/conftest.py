@@ -7,7 +7,7 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,6 +18,14 @@ ROOT = Path(__file__).parent.parent
 WIDTH = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U32": 4, "I16": 2, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E8M0": 1}
 
 Table = Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test keeps anything in the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLLOAD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,13 @@ def run(tmp_path: Path) -> Callable[..., Outcome]:
 
     def start(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Outcome:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING")) and "proxy" not in key.lower()}
-        clean |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", **(env or {})}
+        clean |= {
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_OFFLINE": "1",
+            "NO_COLOR": "1",
+            "MLLOAD_CACHE": str(tmp_path / "cache"),
+            **(env or {}),
+        }
         command = [sys.executable, "-m", "mlload", *map(str, arguments)]
         done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False)
         return Outcome(done.returncode, done.stdout, done.stderr)

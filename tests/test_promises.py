@@ -30,7 +30,7 @@ requests bytes_read problems
 DIFF_KEYS = "schema reference other glob regex same config only_before only_after shapes dtypes common_tensors".split()
 LOAD_KEYS = """
 schema reference class_name kind device strategy parameters dtype seconds predicted measured missing unexpected non_finite prompt text
-generated_tokens
+generated_tokens cache cache_problem
 """.split()
 
 PLAN_KEYS = """
@@ -40,7 +40,7 @@ schema reference class_name kind backend device strategy workers dtype read_byte
 OPTIONS = {
     "inspect": "--tensors --regex --layers --diff --file --strict --json --debug --help".split(),
     "load": """
-        --prompt --max-new-tokens --dtype --device --strategy --resident --quantize --double-quant --workers --attention --dry-run
+        --prompt --max-new-tokens --dtype --device --strategy --resident --quantize --double-quant --cache --workers --attention --dry-run
         --check --save --mmap --no-mmap
         --allow-missing --trust-remote-code --json --debug --help
     """.split(),

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..plan import LoadPlan, Step, Unit
 from ..tensors import TensorEntry
 from .allocation import Arena
+from .quantized_cache import QuantizedCache
 from .skeleton import Skeleton
 from .weight_files import WeightFiles
 
@@ -27,15 +28,34 @@ def fill(
     device: torch.device,
     workers: int = 1,
     progress: Progress | None = None,
+    cache: QuantizedCache | None = None,
 ) -> None:
-    """Read every unit of `plan` into the skeleton's model on `device`, `workers` steps of a unit at once."""
+    """Read every unit of `plan` into the skeleton's model on `device`, `workers` steps of a unit at once.
+
+    What `cache` holds of a unit's quantized weights is taken from there, and what it lacks is put there.
+    """
     with ThreadPoolExecutor(workers) as pool:
         for unit in plan.units:
-            for values in pool.map(UnitReader(unit, skeleton, files, device).run, unit.steps):
+            steps = _take(unit, skeleton, cache, device) if cache is not None and unit.is_quantized else unit.steps
+            made: dict[str, Tensor] = {}
+            for step, values in zip(steps, pool.map(UnitReader(unit, skeleton, files, device).run, steps), strict=True):
                 for name, value in values.items():
                     skeleton.place(name, value)
+                made.update(values if step.quantized else {})
+            if cache is not None and made:
+                cache.keep(unit.name, {name: skeleton.to_parts(value) for name, value in made.items()})
             if progress is not None:
                 progress(unit)
+
+
+def _take(unit: Unit, skeleton: Skeleton, cache: QuantizedCache, device: torch.device) -> tuple[Step, ...]:
+    """Place what `cache` holds of a unit's quantized weights; returns the steps that are left."""
+    weights = cache.take(unit.name)
+    if weights is None:
+        return unit.steps
+    for name, parts in weights.items():
+        skeleton.place(name, skeleton.from_parts(name, {part: tensor.to(device) for part, tensor in parts.items()}))
+    return tuple(step for step in unit.steps if not step.quantized)
 
 
 class UnitReader:

@@ -164,6 +164,16 @@ class Skeleton:
         made = self._quantizer.get_quantize_ops().convert({target: [value]}, full_layer_name=target, model=self.model, missing_keys=set())
         return {name: part[0] if isinstance(part, list) else part for name, part in made.items()}
 
+    def to_parts(self, value: Tensor) -> dict[str, Tensor]:
+        """Plain tensors, by name, from which `from_parts` makes a tensor again that `quantize` gave."""
+        return bitsandbytes.to_parts(value)
+
+    def from_parts(self, target: str, parts: Mapping[str, Tensor]) -> Tensor:
+        """What `quantize` gave under the name `target`, without quantizing anything and without a copy."""
+        module = self.model.get_submodule(target.rpartition(".")[0])
+        module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  # see `place`
+        return bitsandbytes.from_parts(module, parts)
+
     def place(self, target: str, value: Tensor) -> None:
         """Make `value` the parameter or buffer `target`."""
         path, _, name = target.rpartition(".")

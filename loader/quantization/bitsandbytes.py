@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from . import four_bit, int8
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bitsandbytes.nn.modules import Int8Params, Params4bit
 
 
@@ -43,6 +45,37 @@ def quantized_weight(module: nn.Module, weight: Tensor, *, use_numba: bool = Fal
         return unquantized.to(weight.device)  # which quantizes
     codes, absmax = int8.quantize(weight, threads=threads)
     return Int8Params(codes, requires_grad=False, **{**settings, "CB": codes, "SCB": absmax})
+
+
+def to_parts(value: Tensor) -> dict[str, Tensor]:
+    """Plain tensors from which `from_parts` makes the parameter again; of any other tensor itself."""
+    if "bitsandbytes" not in sys.modules:
+        return {"data": value}
+    from bitsandbytes.nn.modules import Int8Params, Params4bit
+
+    if isinstance(value, Params4bit) and value.quant_state is not None:
+        return {"data": value.data, **value.quant_state.as_dict(packed=True)}
+    if isinstance(value, Int8Params) and value.SCB is not None:
+        return {"data": value.data, "SCB": value.SCB}
+    return {"data": value}
+
+
+def from_parts(module: nn.Module, parts: Mapping[str, Tensor]) -> Tensor:
+    """The quantized weight of `module`, whose parameter on the meta device carries the settings; without a copy of `parts`."""
+    others = dict(parts)
+    data: Any = others.pop("data")
+    if not others:
+        return data
+    from bitsandbytes.functional import QuantState
+    from bitsandbytes.nn.modules import Int8Params, Params4bit
+
+    settings = dict(module.weight.__dict__)
+    if "SCB" in others:
+        return Int8Params(data, requires_grad=False, **{**settings, "CB": data, "SCB": others["SCB"]})
+    state = QuantState.from_dict(others, data.device)
+    if settings.get("module") is not None:
+        settings["module"].quant_state = state
+    return Params4bit(data, requires_grad=False, **{**settings, "quant_state": state, "bnb_quantized": True})
 
 
 def _four_bit(weight: Tensor, settings: dict[str, Any], *, use_numba: bool, threads: int | None) -> Params4bit:

@@ -1,0 +1,190 @@
+"""Quantized weights kept on disk, one file a unit: a load writes what it quantizes, and later ones map it.
+
+A unit is there, whole and for this very key, or it is quantized again: there is no other state. Nothing that goes wrong with the cache
+fails a load or changes what it gives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+
+from ..dtypes import TORCH_NAMES
+from ..errors import InvalidCheckpointError, NotFoundError
+from ..formats.safetensors import read_header
+from ..plan import LoadPlan
+from ..sources.local import LocalFile
+from ..tensors import TensorEntry
+from ..writing import is_being_written, replacing, sweep
+from .cache_key import SourceFiles
+from .weight_files import WeightFiles
+
+Parts = Mapping[str, Tensor]  # plain tensors from which one quantized weight can be made again
+
+_ALIGNMENT = 64  # bytes
+_CHUNK = 1 << 20
+_BETWEEN = "#"  # a weight's name and that of its part
+_UNKNOWN_CRC = '"crc32":"00000000"'
+
+
+def cache_folder() -> Path | None:
+    """Where quantized weights are kept: below MLLOAD_CACHE, else in the user's cache; None for a user without a home."""
+    if own := os.environ.get("MLLOAD_CACHE"):
+        return Path(own) / "quantized"
+    users = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return users / "mlload" / "quantized" if users.is_absolute() else None
+
+
+def open_cache(key: str, plan: LoadPlan, sources: SourceFiles, *, mapped: bool, workers: int) -> QuantizedCache | None:
+    """The cache of `plan`, with what is there checked by as many threads as `workers`; None for a user without a home."""
+    root = cache_folder()
+    units = [unit.name for unit in plan.units if unit.is_quantized]
+    return root and QuantizedCache(root, key, units, is_current=sources.are_unchanged, mapped=mapped, workers=workers)
+
+
+class QuantizedCache:
+    """The units of one key. `status`: `hit` where all were there at the beginning, `miss` where none was, else `partial`.
+
+    `problem` says why units could not be written. `is_current` tells whether the weights that the key is of are still the same.
+    """
+
+    def __init__(self, root: Path, key: str, units: Iterable[str], *, is_current: Callable[[], bool], mapped: bool, workers: int) -> None:
+        self.problem: str | None = None
+        self._root = root
+        self._folder = root / key
+        self._key = key
+        self._is_current = is_current
+        self._files = WeightFiles(self._folder, mapped=mapped)
+        names = list(units)
+        with ThreadPoolExecutor(workers) as pool:
+            checked = zip(names, pool.map(self._whole, names), strict=True)
+            self._there = {name: entries for name, entries in checked if entries is not None}
+        self.total, self.found = len(names), len(self._there)
+        self._writer = ThreadPoolExecutor(1)
+        self._has_swept = False
+        self._written: list[Future[None]] = []
+
+    @property
+    def status(self) -> str:
+        """What was there at the beginning."""
+        return "hit" if self.found == self.total else "partial" if self.found else "miss"
+
+    def take(self, unit: str) -> Mapping[str, Parts] | None:
+        """The parts of each quantized weight of a unit, as pages of its file; None where they are to be made."""
+        entries = self._there.get(unit) or self._whole(unit)  # another process may have written it by now
+        if entries is None:
+            return None
+        weights: dict[str, dict[str, Tensor]] = {}
+        try:
+            for entry in entries:
+                weight, _, part = entry.name.rpartition(_BETWEEN)
+                weights.setdefault(weight, {})[part] = self._files.read(entry)
+        except (OSError, InvalidCheckpointError):  # somebody empties the cache
+            return None
+        return weights
+
+    def keep(self, unit: str, weights: Mapping[str, Parts]) -> None:
+        """Write a unit while loading goes on. Its tensors must stay as they are until `close`."""
+        tensors = {f"{name}{_BETWEEN}{part}": tensor for name, parts in weights.items() for part, tensor in parts.items()}
+        self._written.append(self._writer.submit(self._write, unit, tensors))
+
+    def close(self) -> None:
+        """Wait until everything is written. Raises InvalidCheckpointError if a file that was taken has changed since."""
+        self._writer.shutdown()
+        for written in self._written:
+            written.result()
+        self._files.check_unchanged()
+        self._files.close()
+
+    def __enter__(self) -> QuantizedCache:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        """After an error: what is not being written yet is left out."""
+        self._writer.shutdown(cancel_futures=True)
+
+    def _path(self, unit: str) -> Path:
+        return self._folder / f"{quote(unit, safe='')}.safetensors"
+
+    def _whole(self, unit: str) -> tuple[TensorEntry, ...] | None:
+        """The tensors in a unit's file, every byte of which is checked; None where there is no such file, or none that is right."""
+        path = self._path(unit)
+        try:
+            with LocalFile(path, path.name) as file:
+                header = read_header(file)
+                found = {"key": self._key, "unit": unit, "crc32": _checksum(file, header.header_bytes, header.metadata)}
+                return header.tensors if header.metadata == found else None
+        except (InvalidCheckpointError, NotFoundError):
+            return None
+
+    def _write(self, unit: str, tensors: Mapping[str, Tensor]) -> None:
+        if self.problem is not None or not self._is_current():
+            return
+        path = self._path(unit)
+        try:
+            if not self._has_swept:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._sweep()
+            if not is_being_written(path):
+                _write_file(path, {"key": self._key, "unit": unit}, tensors)
+        except OSError as error:
+            self.problem = f"{self._folder}: {error.strerror}"
+
+    def _sweep(self) -> None:
+        self._has_swept = True
+        for folder in self._root.iterdir():
+            sweep(folder)
+
+
+def _write_file(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file whose tensors lie where they can be mapped, with a checksum of all of it."""
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    names = sorted(stored, key=lambda name: (-_alignment(stored[name].nbytes), name))
+    header: dict[str, object] = {"__metadata__": {**metadata, "crc32": "0" * 8}}
+    end = 0
+    for name in names:
+        start, end = end, end + stored[name].nbytes
+        dtype = TORCH_NAMES[str(stored[name].dtype).removeprefix("torch.")]
+        header[name] = {"dtype": dtype, "shape": list(stored[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    contents = [memoryview(stored[name].reshape(-1).view(torch.uint8).numpy()) for name in names]  # pyright: ignore[reportArgumentType]
+    crc = zlib.crc32(text)
+    for content in contents:
+        crc = zlib.crc32(content, crc)
+    text = text.replace(_UNKNOWN_CRC.encode(), _crc_text(crc), 1)
+    with replacing(path) as descriptor:
+        for content in (len(text).to_bytes(8, "little"), text, *contents):
+            _write_all(descriptor, memoryview(content))
+
+
+def _alignment(nbytes: int) -> int:
+    """The largest power of two that divides a size: tensors in this order each begin where their own dtype may."""
+    return min(nbytes & -nbytes, _ALIGNMENT) or _ALIGNMENT
+
+
+def _write_all(descriptor: int, content: memoryview) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def _checksum(file: LocalFile, data_start: int, metadata: Mapping[str, object]) -> str:
+    """The CRC32 of header and data as they were before its own value was put in."""
+    known = f'"crc32":"{metadata.get("crc32")}"'.encode()
+    crc = zlib.crc32(file.read(8, data_start - 8).replace(known, _UNKNOWN_CRC.encode(), 1))
+    for start in range(data_start, file.size, _CHUNK):
+        crc = zlib.crc32(file.read(start, _CHUNK), crc)
+    return f"{crc:08x}"
+
+
+def _crc_text(crc: int) -> bytes:
+    return f'"crc32":"{crc:08x}"'.encode()
