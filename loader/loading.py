@@ -157,7 +157,8 @@ class PlannedLoad:
         from .execution.weight_files import WeightFiles
 
         if self.settings.rank > 0 and self.strategy is LoadingStrategy.LOW_MEMORY:
-            return (), None  # rank 0 sends the weights to this one's model, which stays on the meta device
+            self.skeleton.finish_empty(self.device)
+            return (), None
         files = WeightFiles(self.folder, mapped=self.settings.mmap)
         if self.strategy is LoadingStrategy.STREAMING:
             streamer = stream(self.skeleton, self.plan, files, device=self.device, resident=self.settings.resident)

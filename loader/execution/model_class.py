@@ -41,6 +41,7 @@ _AUTO_CLASSES = {
     Kind.VISION_ONLY: transformers.MODEL_MAPPING,
     None: transformers.MODEL_MAPPING,
 }
+_FLOATS = ("Infinity", "-Infinity", "NaN")
 # Keys that would make transformers run or fetch something, or that say how an earlier load went.
 _DROPPED = ("auto_map", "trust_remote_code", "_commit_hash")
 
@@ -73,7 +74,7 @@ def model_class_and_config(
         raise _unknown_type(model_type, custom=custom is not None)
     content = {key: value for key, value in config.items() if key not in _DROPPED}
     with refusals(f"a config of '{model_type}'"):
-        built = CONFIG_MAPPING[model_type].from_dict(content)
+        built = CONFIG_MAPPING[model_type].from_dict(_without_tags(content))
     model_class = getattr(transformers, str(ConfigView(config).class_name), None)
     if not _is_model(model_class):
         model_class = _AUTO_CLASSES[kind].get(type(built), None)
@@ -86,10 +87,23 @@ def _is_model(value: object) -> TypeGuard[type[PreTrainedModel]]:
     return isinstance(value, type) and issubclass(value, PreTrainedModel)
 
 
+def _without_tags(value: Any) -> Any:
+    """`value` with infinities as numbers: transformers writes them as {"__float__": "Infinity"}, JSON having none."""
+    if isinstance(value, list):
+        return [_without_tags(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tagged = value.get("__float__")
+    if len(value) == 1 and tagged in _FLOATS:
+        return float(tagged)
+    return {key: _without_tags(item) for key, item in value.items()}
+
+
 def _fitting(built: PretrainedConfig, model_class: type[PreTrainedModel], content: dict[str, Any]) -> PretrainedConfig:
     """The config of `model_class`: `built`, or the part of a composite one that the class stands for."""
     wanted = model_class.config_class
-    if wanted is None or isinstance(built, wanted):
+    registered = any(mapping.get(type(built), None) is model_class for mapping in _AUTO_CLASSES.values())
+    if wanted is None or isinstance(built, wanted) or registered:
         return built
     parts = [part for key in built.sub_configs if isinstance(part := getattr(built, key, None), wanted)]
     if len(parts) == 1:

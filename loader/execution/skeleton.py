@@ -205,6 +205,16 @@ class Skeleton:
             self._quantizer.postprocess_model(model)
         return info.missing_keys
 
+    def finish_empty(self, device: torch.device) -> None:
+        """Leave every weight on the meta device, to be sent by another rank; tables that no checkpoint holds are computed."""
+        model: Any = self.model
+        for tensor in model.state_dict(keep_vars=True).values():
+            tensor._is_hf_initialized = True
+        model._move_missing_keys_from_meta_to_device(set(), {"": device}, None, self._quantizer)
+        model._initialize_missing_keys(self._quantizer is not None)
+        model.tie_weights()
+        model.eval()
+
     def truly_missing(self, names: Iterable[str]) -> set[str]:
         """Of the names that no checkpoint tensor fills, those that neither a tie fills nor the model's class does without."""
         lacking = set(names)

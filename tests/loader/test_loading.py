@@ -171,3 +171,11 @@ def test_a_plan_predicts_what_stays(zoo: Path) -> None:
 def test_units_have_the_names_that_people_use(zoo: Path) -> None:
     names = [unit.name for unit in plan_load(ModelLoadingConfig(zoo / LLAMA)).plan.units]
     assert names == ["model.embed_tokens", *(f"model.layers.{index}" for index in range(3)), "model.norm", "lm_head"]
+
+
+def test_other_ranks_get_the_structure_and_the_tables_that_no_checkpoint_holds(zoo: Path) -> None:
+    settings = ModelLoadingConfig(zoo / LLAMA, low_memory=True, rank=1, world_size=2, device="cpu")
+    model = load(settings).model
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    wanted = dict(pretrained(zoo / LLAMA, torch.float32)[0].named_buffers())
+    assert all(torch.equal(buffer, wanted[name]) for name, buffer in model.named_buffers())

@@ -170,7 +170,8 @@ def test_a_pass_reads_each_unit_once_within_the_budget(llama: Path, way: str, un
     after = streamer.counters
     table = 0 if streamer.units[0].made.steps else streamer.units[0].nbytes  # mapped, its rows are looked up singly
     stored = sum(path.stat().st_size for path in llama.glob("*.safetensors"))
-    assert after.bytes_read - before.bytes_read <= stored - table
+    ahead = 2 * max(unit.nbytes for unit in streamer.units)  # read already for the pass that would come next
+    assert after.bytes_read - before.bytes_read <= stored - table + ahead
     assert after.visits - before.visits == len(streamer.units)
     assert 0 < after.peak_resident_bytes <= units * max(unit.nbytes for unit in streamer.units)
 
