@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from ..settings import QuantizationConfig
 
 FORMAT = 1  # of the cache; what an older one wrote is not found any more
 _LIBRARIES = ("torch", "transformers", "bitsandbytes", "hqq")
+_HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _YOUNG = 2.0  # seconds: a file may change once more without getting another time
 
 
@@ -78,7 +80,7 @@ def _status(path: Path) -> tuple[int, int, int, int]:
 def _identity(path: Path, status: tuple[int, int, int, int]) -> tuple[object, ...]:
     """In the hub's cache a file's name is a hash of its content; elsewhere size, times and inode tell, unless it is too young for that."""
     real = path.resolve()
-    if real.parent.name == "blobs":
+    if real.parent.name == "blobs" and _HASH.fullmatch(real.name):
         return "blob", real.name, status[0]
     if time.time() - max(status[1], status[2]) / 1e9 > _YOUNG:
         return "status", *status

@@ -218,13 +218,13 @@ def test_a_shard_that_changes_while_it_is_loaded_is_not_kept(llama: Path, root: 
 
 def test_files_are_known_by_what_can_not_lie(llama: Path, tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
-    (tmp_path / "young").write_bytes(b"a")
-    (tmp_path / "blobs" / "0123abcd").write_bytes(b"a")
-    (tmp_path / "of the hub").symlink_to("blobs/0123abcd")
-    identities = SourceFiles.of(tmp_path, ["young", "of the hub"]).identities()
+    (tmp_path / "blobs" / "young").write_bytes(b"a")
+    (tmp_path / "blobs" / ("0123abcd" * 8)).write_bytes(b"a")
+    (tmp_path / "of the hub").symlink_to("blobs/" + "0123abcd" * 8)
+    identities = SourceFiles.of(tmp_path, ["blobs/young", "of the hub"]).identities()
     assert [identity[1:3] for identity in identities] == [
         ("content", "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"),
-        ("blob", "0123abcd"),
+        ("blob", "0123abcd" * 8),
     ]
     assert SourceFiles.of(llama, ["model.safetensors.index.json"]).identities()[0][1] == "status"
 
@@ -263,6 +263,7 @@ def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_are_not(llama: 
     with replacing(path) as descriptor:
         os.write(descriptor, b"of another process")
         assert bits(loaded(llama).model) == wanted
+        assert not path.exists()  # the other one is about to put it there
         (living,) = path.parent.glob(".*")
         sweep(path.parent)
         assert living.exists()
