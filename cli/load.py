@@ -11,11 +11,14 @@ import typer
 from .options import (
     AllowMissing,
     Attention,
+    Axis,
+    Bits,
     Cache,
     Debug,
     Device,
     DoubleQuant,
     Dtype,
+    GroupSize,
     Json,
     Mmap,
     Model,
@@ -42,6 +45,9 @@ def load(
     strategy: Strategy = None,
     resident: Resident = None,
     quantize: Quantize = None,
+    bits: Bits = None,
+    group_size: GroupSize = None,
+    axis: Axis = 1,
     double_quant: DoubleQuant = False,
     cache: Cache = "on",
     workers: Workers = -1,
@@ -62,7 +68,7 @@ def load(
     settings = ModelLoadingConfig(
         model,
         loading_strategy=None if strategy is None else choice(LoadingStrategy, strategy.replace("-", "_")),
-        quantization_config=_quantization(quantize, double_quant=double_quant),
+        quantization_config=_quantization(quantize, bits=bits, group_size=group_size, axis=axis, double_quant=double_quant),
         quantized_cache=choice(CacheMode, cache),
         dtype=dtype,
         device=device,
@@ -79,10 +85,14 @@ def load(
         _show_load(settings, check=check, save=save, prompt=prompt, max_new_tokens=max_new_tokens, as_json=as_json)
 
 
-def _quantization(method: str | None, *, double_quant: bool) -> QuantizationConfig | None:
+def _quantization(
+    method: str | None, *, bits: int | None, group_size: int | None, axis: int, double_quant: bool
+) -> QuantizationConfig | None:
     from ..loader.settings import QuantizationConfig, QuantizationMethod, choice
 
-    return None if method is None else QuantizationConfig(choice(QuantizationMethod, method), double_quant=double_quant)
+    if method is None:
+        return None
+    return QuantizationConfig(choice(QuantizationMethod, method), bits=bits, group_size=group_size, axis=axis, double_quant=double_quant)
 
 
 def _show_load(

@@ -9,6 +9,7 @@ from .memory import Memory
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from .architecture import Kind
     from .loading import LoadedModel, PlannedLoad
@@ -117,7 +118,7 @@ def load_report(loaded: LoadedModel) -> LoadReport:
         kind=_kind(loaded.kind),
         device=str(model.device),
         strategy=loaded.strategy.value,
-        parameters=model.num_parameters(),
+        parameters=_parameters(model),
         dtype=_name(model.dtype),
         seconds=loaded.seconds,
         predicted=loaded.prediction.loaded,
@@ -134,11 +135,21 @@ def _unit_line(unit: Unit, *, mapped: bool) -> UnitLine:
     for step in unit.steps:
         if step.conversion is not None:
             actions[step.conversion.summary] = None
+        elif step.quantized:
+            actions["quantized"] = None
         elif not step.is_view:
             actions[f"to {_name(step.targets[0].dtype)}"] = None
         else:
             actions["mapped" if mapped else "copied"] = None
     return UnitLine(unit.name, sum(len(step.targets) for step in unit.steps), unit.source_bytes, unit.target_bytes, tuple(actions))
+
+
+def _parameters(model: PreTrainedModel) -> int:
+    """Weights, also where several are packed in a byte: transformers counts bitsandbytes' so."""
+    from .execution.hqq_quantizer import HqqQuantizer
+
+    quantizer = getattr(model, "hf_quantizer", None)
+    return model.num_parameters() + (quantizer.weights_packed_away(model) if isinstance(quantizer, HqqQuantizer) else 0)
 
 
 def _kind(kind: Kind | None) -> str | None:

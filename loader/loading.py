@@ -340,9 +340,10 @@ def _check_plan(plan: LoadPlan, skeleton: Skeleton, checkpoint: Checkpoint, *, a
         message = f"its shape is {list(stored)}, but the config makes it {list(wanted)}"
         raise InvalidCheckpointError(message, file=checkpoint.location, tensor=name, hint=hint)
     lacking = sorted(skeleton.truly_missing(plan.missing))
-    if lacking and not allow_missing:
+    if allow_missing:  # random codes are no weights
+        lacking = [name for name in lacking if skeleton.is_quantized(name)]
+    if lacking:
         message = f"{type(skeleton.model).__name__} needs it, but the checkpoint does not hold it"
         rest = f" (and {len(lacking) - 1:,} more)" if len(lacking) > 1 else ""
-        raise InvalidCheckpointError(
-            message + rest, file=checkpoint.location, tensor=lacking[0], hint="--allow-missing initialises it at random"
-        )
+        hint = "what is quantized can't be initialised at random" if allow_missing else "--allow-missing initialises it at random"
+        raise InvalidCheckpointError(message + rest, file=checkpoint.location, tensor=lacking[0], hint=hint)

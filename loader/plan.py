@@ -45,7 +45,12 @@ class Step:
     sources: tuple[tuple[TensorEntry, str], ...]
     targets: tuple[Target, ...]
     conversion: Conversion | None
-    quantized: bool = False
+    quantized_bytes: int | None = None  # of what is left of the targets, where they are quantized
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the targets are quantized once they are read."""
+        return self.quantized_bytes is not None
 
     @property
     def sources_by_pattern(self) -> list[list[TensorEntry]]:
@@ -86,12 +91,12 @@ class Step:
     @property
     def transient_bytes(self) -> int:
         """Bytes in memory while the step is carried out, beside what it reads as mapped pages and what it leaves."""
-        return 0 if self.is_view or self.is_copy else self.target_bytes
+        return 0 if self.is_view or self.is_copy else sum(target.nbytes for target in self.targets)
 
     @property
     def target_bytes(self) -> int:
         """Bytes of the model's tensors that come out."""
-        return sum(target.nbytes for target in self.targets)
+        return sum(target.nbytes for target in self.targets) if self.quantized_bytes is None else self.quantized_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +180,16 @@ def make_plan(tensors: Mapping[str, TensorEntry], skeleton: Skeleton) -> LoadPla
 def _step(skeleton: Skeleton, route: Route, sources: list[tuple[TensorEntry, str]], unit_of: _UnitNames) -> Step:
     conversion = None if route.pattern is None else skeleton.conversion(route)
     targets = tuple(_target(name, skeleton.targets[name], skeleton) for name in skeleton.targets_of(route))
-    return Step(
-        unit_of(route.target), tuple(sources), targets, conversion, any(map(skeleton.is_quantized_on_load, skeleton.targets_of(route)))
-    )
+    return Step(unit_of(route.target), tuple(sources), targets, conversion, _quantized_bytes(skeleton, targets))
+
+
+def _quantized_bytes(skeleton: Skeleton, targets: tuple[Target, ...]) -> int | None:
+    """What the targets will take if some of them are quantized."""
+    quantized = [target for target in targets if skeleton.is_quantized_on_load(target.name)]
+    if not quantized:
+        return None
+    left = sum(target.nbytes for target in targets if target not in quantized)
+    return left + sum(skeleton.quantized_bytes(target.name) for target in quantized)
 
 
 def _target(name: str, meta: Tensor, skeleton: Skeleton) -> Target:
@@ -186,10 +198,7 @@ def _target(name: str, meta: Tensor, skeleton: Skeleton) -> Target:
 
 def _mismatched(steps: list[Step]) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
     for step in steps:
-        stored, wanted = step.sources[0][0].shape, step.targets[0].shape
-        if step.quantized:  # of a Conv1D, which stores its matrix the other way round than the quantized layer in its place
-            stored, wanted = tuple(sorted(stored)), tuple(sorted(wanted))
-        if step.conversion is None and stored != wanted:
+        if step.conversion is None and step.sources[0][0].shape != step.targets[0].shape:
             yield step.targets[0].name, step.sources[0][0].shape, step.targets[0].shape
 
 

@@ -66,8 +66,9 @@ class CacheMode(Enum):
 class QuantizationConfig:
     """A method and its parameters; what is None takes the method's own default.
 
-    `group_size`: weights that share one scale. `axis`: HQQ's, 0 or 1. `compute_dtype`: of the arithmetic on dequantized weights.
-    `quant_storage`: dtype that packed 4-bit weights are kept in. `double_quant`: scales quantized too. `skip_modules`: left as they are.
+    `group_size`: weights that share one scale (64). `axis`: HQQ's, along which groups lie: 0 or 1. `compute_dtype`: of the arithmetic on
+    dequantized weights. `quant_storage`: dtype that packed 4-bit weights are kept in. `double_quant`: scales quantized too.
+    `skip_modules`: left as they are.
     """
 
     method: QuantizationMethod

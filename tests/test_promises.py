@@ -40,8 +40,8 @@ schema reference class_name kind backend device strategy workers dtype read_byte
 OPTIONS = {
     "inspect": "--tensors --regex --layers --diff --file --strict --json --debug --help".split(),
     "load": """
-        --prompt --max-new-tokens --dtype --device --strategy --resident --quantize --double-quant --cache --workers --attention --dry-run
-        --check --save --mmap --no-mmap
+        --prompt --max-new-tokens --dtype --device --strategy --resident --quantize --bits --group-size --axis --double-quant
+        --cache --workers --attention --dry-run --check --save --mmap --no-mmap
         --allow-missing --trust-remote-code --json --debug --help
     """.split(),
 }

@@ -1,4 +1,4 @@
-"""What a user asks of quantization, as transformers and bitsandbytes say it."""
+"""What a user asks of quantization, as transformers, bitsandbytes and hqq say it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,35 @@ from ..settings import QuantizationConfig, QuantizationMethod
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
+    from .hqq_quantizer import HqqSettings
+
 _FOUR_BITS = {QuantizationMethod.BNB_NF4: "nf4", QuantizationMethod.BNB_FP4: "fp4"}
+# What each method has; groups of HQQ are of any multiple of 8.
+_BITS = {QuantizationMethod.BNB_INT8: (8,), QuantizationMethod.HQQ: (1, 2, 3, 4, 8)}
+_GROUP_SIZES = {QuantizationMethod.BNB_NF4: (64,), QuantizationMethod.BNB_FP4: (64,)}
+_AXES = {QuantizationMethod.HQQ: (0, 1)}
 
 
-def library_config(asked: QuantizationConfig | None) -> BitsAndBytesConfig | None:
-    """transformers' config for bitsandbytes' methods; None where nothing is asked.
+def library_config(asked: QuantizationConfig | None) -> BitsAndBytesConfig | HqqSettings | None:
+    """The config of the method's quantizer; None where nothing is asked.
 
-    Raises MissingDependencyError without bitsandbytes, DoesNotFitError for a method of other machines, UsageError for bits that it lacks.
+    Raises MissingDependencyError without the method's library, DoesNotFitError for a method of other machines, UsageError for bits, a
+    group size or an axis that the method does not have.
     """
     if asked is None:
         return None
     if asked.method in (QuantizationMethod.MLX_INT4, QuantizationMethod.MLX_INT8):
         raise DoesNotFitError(f"{asked.method.value} needs MLX on an Apple machine", hint="--quantize hqq works on every machine")
-    for package in ("bitsandbytes", "accelerate"):
-        if find_spec(package) is None:
-            raise MissingDependencyError(f"{asked.method.value} needs {package}", hint='pip install "mlload[quantize]"')
+    _check(asked)
+    if asked.method is QuantizationMethod.HQQ:
+        return _hqq(asked)
+    require("bitsandbytes", asked.method.value)
+    require("accelerate", asked.method.value)
     from transformers import BitsAndBytesConfig
 
     skipped = list(asked.skip_modules) or None
     if asked.method is QuantizationMethod.BNB_INT8:
-        _check_bits(asked, 8)
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
-    _check_bits(asked, 4)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=_FOUR_BITS[asked.method],
@@ -43,6 +50,27 @@ def library_config(asked: QuantizationConfig | None) -> BitsAndBytesConfig | Non
     )
 
 
-def _check_bits(asked: QuantizationConfig, bits: int) -> None:
-    if asked.bits not in (None, bits):
-        raise UsageError(f"{asked.method.value} has {bits} bits, not {asked.bits}")
+def require(package: str, what: str) -> None:
+    """Raises MissingDependencyError where the package is not installed."""
+    if find_spec(package) is None:
+        raise MissingDependencyError(f"{what} needs {package}", hint='pip install "mlload[quantize]"')
+
+
+def _check(asked: QuantizationConfig) -> None:
+    name, size = asked.method.value, asked.group_size
+    bits, sizes = _BITS.get(asked.method, (4,)), _GROUP_SIZES.get(asked.method, ())
+    if asked.bits not in (None, *bits):
+        raise UsageError(f"{name} has {' or '.join(map(str, bits))} bits, not {asked.bits}")
+    fits = size > 0 and size % 8 == 0 if size is not None and asked.method is QuantizationMethod.HQQ else size in (None, *sizes)
+    if not fits:
+        raise UsageError(f"{name} has no groups of {size} weights", hint="hqq has groups of any multiple of 8")
+    if asked.axis not in _AXES.get(asked.method, (1,)):
+        raise UsageError(f"{name} has no axis {asked.axis}", hint="hqq has 0 and 1")
+
+
+def _hqq(asked: QuantizationConfig) -> HqqSettings:
+    require("hqq", "hqq")
+    from .hqq_quantizer import HqqSettings
+
+    dtype = None if asked.compute_dtype is None else str(asked.compute_dtype).removeprefix("torch.")
+    return HqqSettings(asked.bits or 4, asked.group_size or 64, asked.axis, list(asked.skip_modules), dtype)

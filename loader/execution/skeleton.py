@@ -26,8 +26,11 @@ from transformers.monkey_patching import patch_output_recorders
 from transformers.quantizers.auto import get_hf_quantizer
 from transformers.utils.loading_report import LoadStateDictInfo
 
+from ..errors import UsageError
 from ..quantization import bitsandbytes
 from ..quantization.compiled import is_worth_compiling
+from .hqq_quantizer import HqqQuantizer, HqqSettings
+from .quantizers import require
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -83,15 +86,18 @@ class Conversion:
 class Skeleton:
     """A model without weights, and the routes from checkpoint names into it.
 
-    `targets` maps every name of its state dict to a meta tensor of the right shape and dtype.
+    `targets` maps every name that a checkpoint fills to a meta tensor of the right shape and dtype: those of the model's state dict, or,
+    where it is quantized while it is loaded, those that the state dict would have without.
     """
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, quantizer: HfQuantizer | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, dtype: torch.dtype, targets: dict[str, Tensor], quantizer: HfQuantizer | None = None
+    ) -> None:
         self.model = model
         self.dtype = dtype
         self._quantizer = quantizer
-        self.is_large = quantizer is not None and is_worth_compiling(sum(parameter.numel() for parameter in model.parameters()))
-        self.targets: dict[str, Tensor] = dict(model.state_dict())
+        self.is_large = quantizer is not None and is_worth_compiling(sum(tensor.numel() for tensor in targets.values()))
+        self.targets = targets
         self._dtype_plan = {re.compile(pattern.replace("*", ".*")): value for pattern, value in model._get_dtype_plan(dtype).items()}
         rules = get_model_conversion_mapping(model, None, quantizer)
         self._renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
@@ -114,9 +120,11 @@ class Skeleton:
                 stack.enter_context(context)
             model = model_class(config)
             patch_output_recorders(model)
+            targets = model.state_dict()
             if quantizer is not None:
                 quantizer.preprocess_model(model=model, dtype=dtype, device_map={"": device}, checkpoint_files=None, use_kernels=False)
-        return cls(model, dtype, quantizer)
+                targets = model.state_dict() if quantizer.pre_quantized else targets
+        return cls(model, dtype, dict(targets), quantizer)
 
     def route(self, name: str) -> Route | None:
         """Where the checkpoint's tensor `name` goes; None for one that the model has no place for."""
@@ -151,8 +159,18 @@ class Skeleton:
 
     def is_quantized_on_load(self, target: str) -> bool:
         """Whether the tensor is to be quantized once it is read."""
-        quantizer = self._quantizer
-        return quantizer is not None and not quantizer.pre_quantized and quantizer.param_needs_quantization(self.model, target)
+        return self._quantizer is not None and not self._quantizer.pre_quantized and self.is_quantized(target)
+
+    def is_quantized(self, target: str) -> bool:
+        """Whether the tensor is quantized, be it by the checkpoint or once it is read."""
+        return self._quantizer is not None and self._quantizer.param_needs_quantization(self.model, target)
+
+    def quantized_bytes(self, target: str) -> int:
+        """What a tensor that is quantized on load will take in the model, scales and all."""
+        module = self.model.get_submodule(target.rpartition(".")[0])
+        if bitsandbytes.is_quantized(module):
+            return bitsandbytes.quantized_bytes(module)
+        return sum(tensor.nbytes for name, tensor in module.state_dict().items() if name != "bias")
 
     def quantize(self, target: str, value: Tensor) -> dict[str, Tensor]:
         """The tensor as transformers' quantizer makes it, by name; bitsandbytes' on the CPU with kernels of our own, to the same bits."""
@@ -250,7 +268,20 @@ class Skeleton:
 
 
 def find_quantizer(config: PretrainedConfig, asked: object, device: torch.device) -> HfQuantizer | None:
-    """transformers' quantizer for what the config says of its weights, or for the quantization that is asked; None without either."""
+    """The quantizer for what the config says of its weights, or for the quantization that is asked; None without either.
+
+    Raises UsageError where HQQ meets another quantization, MissingDependencyError where hqq is not installed.
+    """
+    stored = getattr(config, "quantization_config", None)
+    settings = stored if isinstance(stored, dict) else {}
+    is_hqq = settings.get("quant_method") == "hqq"
+    if stored is not None and (isinstance(asked, HqqSettings) or (is_hqq and asked is not None)):
+        raise UsageError("the checkpoint is quantized already", hint="it loads as it is without --quantize")
+    if isinstance(asked, HqqSettings):
+        return HqqQuantizer(asked, pre_quantized=False)
+    if is_hqq:
+        require("hqq", "hqq")
+        return HqqQuantizer(HqqSettings.from_dict(settings), pre_quantized=True)
     return get_hf_quantizer(config, asked, {"": device}, True, {})[0]
 
 

@@ -29,6 +29,20 @@ def is_quantized(module: nn.Module) -> bool:
     return isinstance(module, Linear4bit | Linear8bitLt)
 
 
+def quantized_bytes(module: Any) -> int:
+    """What the weight of a bitsandbytes layer takes once it is quantized: its codes, their scales, the table of what codes stand for."""
+    from bitsandbytes.nn.modules import Params4bit
+
+    outputs, count = module.out_features, module.in_features * module.out_features
+    if not isinstance(module.weight, Params4bit):
+        return count + 4 * outputs
+    blocks = -(-count // module.weight.blocksize)
+    scales = 4 * blocks
+    if module.weight.compress_statistics:  # a byte each, with a scale for 256 of them, their mean, and a table of their own
+        scales = blocks + 4 * -(-blocks // 256) + 4 + 4 * 256
+    return -(-count // 2) + scales + 4 * 16
+
+
 def quantized_weight(module: nn.Module, weight: Tensor, *, use_numba: bool = False, threads: int | None = None) -> Params4bit | Int8Params:
     """What takes the place of the `weight` of a bitsandbytes layer: quantized by our kernels on the CPU, elsewhere by the library's."""
     from bitsandbytes.nn.modules import Int8Params, Params4bit

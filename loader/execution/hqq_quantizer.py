@@ -1,0 +1,160 @@
+"""HQQ behind transformers' interface for quantizers; its own answers that it is not available yet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import HqqConfig
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from ..errors import InvalidCheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..quantization.hqq_layer import HqqLinear
+
+_BITS = (1, 2, 3, 4, 8)
+
+
+class HqqSettings(HqqConfig):
+    """transformers' config for HQQ, and the dtype that layers compute in: None for the model's."""
+
+    def __init__(
+        self, nbits: int = 4, group_size: int = 64, axis: int = 1, skip_modules: list[str] | None = None, compute_dtype: str | None = None
+    ) -> None:
+        super().__init__(nbits=nbits, group_size=group_size, axis=axis, skip_modules=list(skip_modules or ()))
+        self.compute_dtype = compute_dtype
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> HqqSettings:
+        """From a checkpoint's config. Raises InvalidCheckpointError for settings that are not those of HQQ's layers."""
+        sections = config.get("quant_config")
+        found = sections.get("weight_quant_params") if isinstance(sections, dict) else None
+        found = found if isinstance(found, dict) else {}
+        bits, size, axis = (cast("int", found.get(key)) for key in ("nbits", "group_size", "axis"))
+        skipped, dtype = config.get("skip_modules") or [], config.get("compute_dtype")
+        right = bits in _BITS and type(size) is int and size > 0 and size % 8 == 0 and axis in (0, 1) and not found.get("view_as_float")
+        named = isinstance(skipped, list) and all(isinstance(name, str) for name in skipped)
+        if not (right and named and dtype in (None, "float32", "float16", "bfloat16")):
+            message = "its quantization_config is not that of HQQ with one bits, group_size and axis for all layers"
+            raise InvalidCheckpointError(message, file="config.json", hint="quantize the original checkpoint with --quantize hqq")
+        return cls(bits, size, axis, skipped, dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json keeps."""
+        return {**super().to_dict(), "quant_method": "hqq", "compute_dtype": self.compute_dtype}
+
+
+class HqqQuantizer(HfQuantizer):
+    """Puts HQQ's layers in the place of linear ones, and quantizes weights for them."""
+
+    quantization_config: HqqSettings
+
+    def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **_: object) -> bool:
+        """Whether it is of a layer that was replaced, and not its bias."""
+        from ..quantization.hqq_layer import HqqLinear
+
+        path, name = param_name.rpartition(".")[::2]
+        return name != "bias" and isinstance(model.get_submodule(path), HqqLinear)
+
+    def get_quantize_ops(self) -> HqqQuantizer:
+        """What has a `convert`: this object."""
+        return self
+
+    @torch.no_grad()
+    def convert(self, values: Mapping[str, list[Tensor]], full_layer_name: str, model: PreTrainedModel, **_: object) -> dict[str, Tensor]:
+        """The codes and scales of a matrix, by name."""
+        from ..quantization.hqq_linear import quantized_linear
+
+        path = full_layer_name.rpartition(".")[0]
+        layer: Any = model.get_submodule(path)
+        weight = values[full_layer_name][0]
+        weight = weight.T.contiguous() if layer.transposed else weight
+        made: Any = quantized_linear(
+            weight, None, {**layer.quant_config, "offload_meta": False}, compute_dtype=layer.compute_dtype, threads=1
+        )
+        return {f"{path}.W_q": made.W_q, f"{path}.scale": made.meta["scale"], f"{path}.zero": made.meta["zero"]}
+
+    def get_state_dict_and_metadata(self, model: PreTrainedModel) -> Any:
+        """What is saved: for each layer all that the hqq library reads."""
+        state: dict[str, Tensor] = dict(model.state_dict())
+        for path, layer in _layers(model).items():
+            for name, value in layer.librarys_state().items():
+                state.setdefault(f"{path}.{name}", value)
+        return state, {}
+
+    def weights_packed_away(self, model: PreTrainedModel) -> int:
+        """How many more weights the model has than its parameters have elements."""
+        return sum(layer.in_features * layer.out_features - layer.W_q.numel() for layer in _layers(model).values())
+
+    def is_serializable(self) -> Any:
+        """Yes, as safetensors."""
+        return True
+
+    @property
+    def is_trainable(self) -> Any:
+        """Yes: adapters on top of it."""
+        return True
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: object) -> None:
+        from ..quantization.hqq_layer import HqqLinear, is_divisible
+
+        asked = self.quantization_config
+        settings = asked.quant_config["weight_quant_params"]
+        compute_dtype = getattr(torch, asked.compute_dtype) if asked.compute_dtype else None
+        kept = self.get_modules_to_not_convert(model, asked.skip_modules, list(model._keep_in_fp32_modules or ()), add_default_skips=True)
+        asked.skip_modules = sorted(kept)
+        for path, module in list(model.named_modules()):
+            sizes = _sizes(module)
+            if sizes is None or not should_convert_module(path, kept) or not is_divisible(*sizes, settings):
+                continue
+            layer = HqqLinear(
+                *sizes,
+                bias=getattr(module, "bias", None) is not None,
+                settings=settings,
+                compute_dtype=compute_dtype or module.get_parameter("weight").dtype,
+                transposed=isinstance(module, Conv1D),
+            )
+            model.set_submodule(path, layer)
+        self._check(model)
+
+    def _check(self, model: PreTrainedModel) -> None:
+        layers = _layers(model)
+        if not layers:
+            size = self.quantization_config.quant_config["weight_quant_params"]["group_size"]
+            raise UsageError(
+                f"{type(model).__name__} has no linear layer that groups of {size} divide", hint="choose another --group-size, or int8"
+            )
+        told = next(iter(layers.values())).state_dict_keys() - {"W_q", "scale", "zero", "bias"}
+        model._keys_to_ignore_on_load_unexpected = {
+            *(model._keys_to_ignore_on_load_unexpected or ()),
+            rf"\.({'|'.join(map(re.escape, sorted(told)))})$",
+        }
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: object) -> PreTrainedModel:
+        for layer in _layers(model).values():
+            if layer.bias is not None and layer.bias.dtype != layer.compute_dtype:
+                layer.bias.data = layer.bias.data.to(layer.compute_dtype)
+        return model
+
+
+def _layers(model: nn.Module) -> dict[str, HqqLinear]:
+    from ..quantization.hqq_layer import HqqLinear
+
+    return {path: module for path, module in model.named_modules() if isinstance(module, HqqLinear)}
+
+
+def _sizes(module: nn.Module) -> tuple[int, int] | None:
+    """Inputs and outputs of a layer that multiplies by a matrix and does nothing else."""
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
+        return module.in_features, module.out_features
+    return None
