@@ -1,0 +1,67 @@
+"""Predicted memory beside the bytes of what is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from mlload import ModelLoadingConfig, QuantizationConfig, QuantizationMethod
+from mlload.loader.loading import load
+
+pytestmark = pytest.mark.filterwarnings("default")  # of bitsandbytes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 23 MB."""
+    out = tmp_path_factory.mktemp("llama")
+    config = transformers.LlamaConfig(
+        vocab_size=1000, hidden_size=512, intermediate_size=1536, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=4
+    )
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(out)
+    return out
+
+
+def tensors(value: object, seen: set[int]) -> Iterator[Tensor]:
+    """Every tensor that hangs from a module, be it in a parameter's state, a scale's state or a dictionary."""
+    if id(value) in seen or isinstance(value, torch.dtype | torch.device | type):
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield value
+    parts = value.values() if isinstance(value, dict) else getattr(value, "__dict__", {}).values()
+    for part in list(parts):
+        yield from tensors(part, seen)
+
+
+def real_bytes(model: torch.nn.Module) -> int:
+    places = {tensor.data_ptr(): tensor.nbytes for tensor in tensors(model, set())}
+    return sum(places.values())
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("nf4", {}),
+        ("nf4", {"double_quant": True}),
+        ("nf4", {"quant_storage": torch.bfloat16}),
+        ("fp4", {}),
+        ("int8", {}),
+        ("hqq", {"bits": 4}),
+        ("hqq", {"bits": 8, "axis": 0}),
+        ("hqq", {"bits": 3, "group_size": 32}),
+    ],
+    ids=str,
+)
+def test_what_stays_after_quantizing(folder: Path, method: str, settings: dict[str, object]) -> None:
+    asked = QuantizationConfig(QuantizationMethod(method), **settings)  # pyright: ignore[reportArgumentType]
+    loaded = load(ModelLoadingConfig(folder, device="cpu", loading_workers=2, quantization_config=asked))
+    predicted, peak = loaded.prediction.loaded, loaded.prediction.peak
+    assert predicted.anonymous + predicted.mapped == pytest.approx(real_bytes(loaded.model), rel=0.03)
+    assert peak.anonymous - predicted.anonymous == 2 * 1536 * 512 * 2  # two of the largest matrices in flight
