@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import HqqConfig
 from transformers.pytorch_utils import Conv1D
-from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.base import HfQuantizer, get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..errors import InvalidCheckpointError, UsageError
@@ -109,11 +109,12 @@ class HqqQuantizer(HfQuantizer):
         asked = self.quantization_config
         settings = asked.quant_config["weight_quant_params"]
         compute_dtype = getattr(torch, asked.compute_dtype) if asked.compute_dtype else None
-        kept = self.get_modules_to_not_convert(model, asked.skip_modules, list(model._keep_in_fp32_modules or ()), add_default_skips=True)
-        asked.skip_modules = sorted(kept)
+        kept = self.get_modules_to_not_convert(model, None, list(model._keep_in_fp32_modules or ()))
+        asked.skip_modules = sorted({*asked.skip_modules, *get_keys_to_not_convert(model)})
         for path, module in list(model.named_modules()):
             sizes = _sizes(module)
-            if sizes is None or not should_convert_module(path, kept) or not is_divisible(*sizes, settings):
+            is_kept = not should_convert_module(path, kept) or any(_is_within(path, name) for name in asked.skip_modules)
+            if sizes is None or is_kept or not is_divisible(*sizes, settings):
                 continue
             layer = HqqLinear(
                 *sizes,
@@ -149,6 +150,11 @@ def _layers(model: nn.Module) -> dict[str, HqqLinear]:
     from ..quantization.hqq_layer import HqqLinear
 
     return {path: module for path, module in model.named_modules() if isinstance(module, HqqLinear)}
+
+
+def _is_within(path: str, name: str) -> bool:
+    """Whether `name` is the module's, an outer one's or the end of one; never an expression, since a checkpoint may have written it."""
+    return path.endswith(name) or path.startswith(f"{name}.")
 
 
 def _sizes(module: nn.Module) -> tuple[int, int] | None:

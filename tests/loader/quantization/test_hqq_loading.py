@@ -156,6 +156,14 @@ def test_layers_that_groups_do_not_divide_stay(save: Callable[[str], Path]) -> N
         quantized(save("llama"), group_size=65_536)
 
 
+def test_the_cache_gives_the_same_layers(save: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLLOAD_CACHE", str(tmp_path))
+    first, second = quantized(save("qwen2")), quantized(save("qwen2"))
+    assert (first.cache, second.cache) == ("miss", "hit")
+    wanted = layers(first.model)
+    assert [differing(layer, wanted[name]) for name, layer in layers(second.model).items()] == [[]] * 14
+
+
 def test_modules_that_are_skipped_stay(save: Callable[[str], Path], tmp_path: Path) -> None:
     loaded = quantized(save("llama"), skip_modules=("v_proj", "model.layers.1"))
     assert len(layers(loaded.model)) == 6
