@@ -49,6 +49,8 @@ if TYPE_CHECKING:
         QuantizationConfig,
         QuantizationMethod,
     )
+    from .runners.pretrained import PreTrainedCausalLM, PreTrainedVLM
+    from .runners.state import StateDict
 
 # Public names and the modules that hold them: imported at first use, so that `import mlload` costs nothing.
 _MODULES = {
@@ -86,6 +88,9 @@ _MODULES = {
     "ModelLoadingConfig": ".loader.settings",
     "QuantizationConfig": ".loader.settings",
     "QuantizationMethod": ".loader.settings",
+    "PreTrainedCausalLM": ".runners.pretrained",
+    "PreTrainedVLM": ".runners.pretrained",
+    "StateDict": ".runners.state",
 }
 
 __all__ = [
@@ -111,11 +116,14 @@ __all__ = [
     "ModelLoadingConfig",
     "NetworkError",
     "NotFoundError",
+    "PreTrainedCausalLM",
+    "PreTrainedVLM",
     "QuantizationConfig",
     "QuantizationMethod",
     "QuantizedModelLoader",
     "RopeScaling",
     "StandardModelLoader",
+    "StateDict",
     "ThresholdExceededError",
     "UsageError",
     "__version__",

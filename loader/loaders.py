@@ -40,7 +40,7 @@ class ModelLoader:
         from .checkpoint import Checkpoint
         from .sources.download import local_folder
 
-        return load_tokenizer(local_folder(Checkpoint.open(self.config.model_name)))
+        return load_tokenizer(local_folder(Checkpoint.open(self.config.model_name), shards=()))
 
     def _create_empty_model(self) -> PreTrainedModel:
         """The model on the meta device: its structure without weights."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from .writing import sync_files
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.processing_utils import ProcessorMixin
 
     from .execution.backends import BackendRules, Hardware
     from .execution.quantized_cache import QuantizedCache
@@ -66,10 +68,11 @@ class LoadedModel:
         """The checkpoint's tokenizer, read at first use. Raises InvalidCheckpointError where it has none that can be read."""
         return load_tokenizer(self.folder)
 
-    def save(self, folder: Path) -> None:
-        """Write the model, and its tokenizer if it has one, as a checkpoint: to a new folder beside `folder`, then under its name.
+    def save(self, folder: Path, *, inputs: PreTrainedTokenizerBase | ProcessorMixin | None = None) -> None:
+        """Write the model, and what makes its inputs, as a checkpoint: to a new folder beside `folder`, then under its name.
 
-        Raises UsageError if `folder` exists: nothing is ever overwritten.
+        `inputs` is written instead of the checkpoint's own tokenizer and processor. Raises UsageError if `folder` exists: nothing is
+        ever overwritten.
         """
         if os.path.lexists(folder):
             raise UsageError(f"{folder} exists already", hint="name a folder that does not")
@@ -77,8 +80,10 @@ class LoadedModel:
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             written = Path(scratch) / folder.name
             self.model.save_pretrained(written)
-            if any(self.folder.glob("tokenizer*")):
-                self.tokenizer.save_pretrained(written)
+            for config in self.folder.glob("*processor_config.json"):
+                shutil.copyfile(config, written / config.name)
+            if inputs is not None or any(self.folder.glob("tokenizer*")):
+                (inputs or self.tokenizer).save_pretrained(written)
             sync_files(written)
             os.rename(written, folder)
 
@@ -248,14 +253,34 @@ def _build_skeleton(
     return skeleton
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer in `folder`. Raises InvalidCheckpointError where there is none, or none that can be read."""
     from transformers import AutoTokenizer
 
     from .execution.model_class import refusals
 
     with refusals("a tokenizer", file="tokenizer files", hint="copy them from where the weights came from"):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+
+
+def load_processor(folder: Path, *, trust_remote_code: bool = False) -> ProcessorMixin:
+    """What makes tensors of images and text. Raises InvalidCheckpointError where `folder` has none, or none that can be read."""
+    from transformers import AutoProcessor
+
+    from .execution.model_class import refusals
+
+    hint = "copy it from where the weights came from"
+    with refusals("a processor", file="preprocessor_config.json", hint=hint):
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    if not hasattr(processor, "image_processor"):  # transformers takes the tokenizer where nothing else is there
+        raise InvalidCheckpointError("is missing: without it images can't be processed", file="preprocessor_config.json", hint=hint)
+    return processor
+
+
+def check_generates(loaded: LoadedModel) -> None:
+    """Raises UsageError for a model that does not go on from a prompt."""
+    if not loaded.model.can_generate() or loaded.kind is Kind.ENCODER_ONLY:
+        raise UsageError(f"{type(loaded.model).__name__} is no model that goes on from a prompt")
 
 
 def generate(loaded: LoadedModel, prompt: str, *, max_new_tokens: int, stream: bool = False) -> tuple[str, int]:
@@ -265,9 +290,8 @@ def generate(loaded: LoadedModel, prompt: str, *, max_new_tokens: int, stream: b
     """
     from transformers import TextStreamer
 
+    check_generates(loaded)
     model: Any = loaded.model  # `generate` comes from a mixin that its type does not show
-    if not model.can_generate() or loaded.kind is Kind.ENCODER_ONLY:
-        raise UsageError(f"{type(model).__name__} is no model that goes on from a prompt")
     inputs = loaded.tokenizer(prompt, return_tensors="pt").to(model.device)
     if inputs["input_ids"].shape[1] == 0:
         raise UsageError("the prompt holds no token to go on from")

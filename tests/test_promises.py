@@ -14,9 +14,9 @@ import mlload
 PUBLIC = """
 AccessDeniedError ArchitectureConfig Backend CPUModelLoader CUDAModelLoader Checkpoint DiffReport DoesNotFitError InspectReport
 InvalidCheckpointError LoadPlan LoadingStrategy MLXModelLoader MPSModelLoader MissingDependencyError MlloadError ModelArchitecture
-ModelLoader ModelLoaderFactory ModelLoadingConfig NetworkError NotFoundError QuantizationConfig QuantizationMethod QuantizedModelLoader
-RopeScaling StandardModelLoader ThresholdExceededError UsageError __version__ detect_architecture detect_architecture_from_tensors diff
-inspect load_model_and_tokenizer
+ModelLoader ModelLoaderFactory ModelLoadingConfig NetworkError NotFoundError PreTrainedCausalLM PreTrainedVLM QuantizationConfig
+QuantizationMethod QuantizedModelLoader RopeScaling StandardModelLoader StateDict ThresholdExceededError UsageError __version__
+detect_architecture detect_architecture_from_tensors diff inspect load_model_and_tokenizer
 """.split()
 
 INSPECT_KEYS = """

@@ -21,6 +21,7 @@ from transformers.core_model_loading import (
     WeightRenaming,
     dot_natural_key,
     rename_source_key,
+    revert_weight_conversion,
 )
 from transformers.monkey_patching import patch_output_recorders
 from transformers.quantizers.auto import get_hf_quantizer
@@ -294,3 +295,8 @@ def _loading_info(missing: set[str]) -> LoadStateDictInfo:
 def in_loading_order(names: Iterable[str]) -> list[str]:
     """Names in the order in which transformers loads them: experts are stacked in it."""
     return sorted(names, key=dot_natural_key)
+
+
+def as_stored(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a loaded model under the names and in the form of its checkpoint: what loading put together is taken apart."""
+    return dict(revert_weight_conversion(model, dict(tensors)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,25 +16,26 @@ if TYPE_CHECKING:
 _BESIDE_WEIGHTS = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py", "LICENSE*")
 
 
-def local_folder(checkpoint: Checkpoint) -> Path:
+def local_folder(checkpoint: Checkpoint, *, shards: Iterable[str] | None = None) -> Path:
     """The folder that holds the checkpoint's files; downloads what is missing of a hub's repository, at the commit that was inspected.
 
-    Raises NotFoundError or NetworkError where the download fails.
+    `shards` are the weights files that are needed, None for all; what lies beside them always comes. Raises NotFoundError or
+    NetworkError where the download fails.
     """
     asked = parse_reference(checkpoint.reference)
     if checkpoint.source == "hub" and isinstance(asked, HubReference):
-        return _download(asked, checkpoint) / asked.folder
+        return _download(asked, checkpoint, checkpoint.shards if shards is None else shards) / asked.folder
     location = Path(checkpoint.location)
     return location if location.is_dir() else location.parent
 
 
-def _download(asked: HubReference, checkpoint: Checkpoint) -> Path:
+def _download(asked: HubReference, checkpoint: Checkpoint, shards: Iterable[str]) -> Path:
     from httpx2 import HTTPError  # huggingface_hub's client, whose errors it lets through
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     inside = f"{asked.folder}/" if asked.folder else ""
-    wanted = [f"{inside}{name}" for name in (*checkpoint.shards, *_BESIDE_WEIGHTS)]
+    wanted = [f"{inside}{name}" for name in (*shards, *_BESIDE_WEIGHTS)]
     try:
         # Asked for by the name that the user gave, so that the cache remembers which commit the name stood for.
         folder = Path(snapshot_download(asked.repo_id, revision=asked.revision, allow_patterns=wanted))
