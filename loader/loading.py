@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .architecture import Kind
 from .checkpoint import Checkpoint
 from .dtypes import TORCH_NAMES
-from .errors import InvalidCheckpointError, NotFoundError, UsageError
+from .errors import InvalidCheckpointError, MissingDependencyError, NotFoundError, UsageError
 from .memory import Memory, Prediction, predict, process_memory
 from .plan import LoadPlan, Unit, make_plan
 from .settings import CacheMode, LoadingStrategy, ModelLoadingConfig
@@ -264,7 +265,12 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
 
 
 def load_processor(folder: Path, *, trust_remote_code: bool = False) -> ProcessorMixin:
-    """What makes tensors of images and text. Raises InvalidCheckpointError where `folder` has none, or none that can be read."""
+    """What makes tensors of images and text.
+
+    Raises InvalidCheckpointError where `folder` has none, or none that can be read; MissingDependencyError without Pillow.
+    """
+    if find_spec("PIL") is None:
+        raise MissingDependencyError("images need Pillow", hint='pip install "mlload[vision]"')
     from transformers import AutoProcessor
 
     from .execution.model_class import refusals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -170,14 +171,23 @@ REFUSED = {
         mlload.UsageError,
         "give dtype alone",
     ),
-    "no-images": (lambda: PreTrainedVLM.from_pretrained("tiny").processor, mlload.InvalidCheckpointError, "preprocessor_config.json"),
+    "no-processor": (lambda: PreTrainedVLM.from_pretrained("tiny").processor, mlload.InvalidCheckpointError, "preprocessor_config.json"),
 }
 
 
 @pytest.mark.parametrize(("act", "error", "words"), REFUSED.values(), ids=list(REFUSED))
 def test_refusals(act: Any, error: type[mlload.MlloadError], words: str) -> None:
+    if error is mlload.InvalidCheckpointError:
+        pytest.importorskip("PIL", reason="images need Pillow")
     with pytest.raises(error, match=words):
         act()
+
+
+def test_without_pillow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [path for path in sys.path if "site-packages" not in path])
+    monkeypatch.delitem(sys.modules, "PIL", raising=False)
+    with pytest.raises(mlload.MissingDependencyError, match=r"Pillow; pip install .mlload\[vision\]"):
+        _ = PreTrainedVLM.from_pretrained("tiny").processor
 
 
 def test_fewer_images_than_texts(llava: Path) -> None:
