@@ -9,8 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import architectures
+import conformance_table
 import inspect_local
 import inspect_remote
+import load_models
 import quantize_kernels
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -50,15 +52,21 @@ def benchmarks() -> Iterable[str]:
         yield ""
         yield from inspect_remote.measure(delay)
     yield ""
+    yield "## Loading whole models: `python tests/benchmarks/load_models.py`"
+    yield ""
+    yield from load_models.measure()
+    yield ""
     yield "## Quantizing on a CPU: `python tests/benchmarks/quantize_kernels.py`"
     yield ""
     yield from quantize_kernels.measure()
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write the pages."""
     title = ["# What headers tell of every model type", "", "Written by `make bench` (`python tests/benchmarks/architectures.py`).", ""]
     write("architectures.md", [*title, *architectures.measure()])
+    title = ["# Every model type, loaded", "", "Written by `make bench` (`python tests/benchmarks/conformance_table.py`).", ""]
+    write("loading.md", [*title, *conformance_table.measure()])
     write("benchmarks.md", benchmarks())
 
 
