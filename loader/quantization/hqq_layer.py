@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from hqq.core.quantize import HQQLinear, Quantizer
+from torch import Tensor, nn
 
 _SCALES = ("scale", "zero")
 _plain: Any = nn.Module  # whose methods return another type than those of HQQLinear say

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[3]
 USED = {
     core_model_loading.rename_source_key: "source_key weight_renamings weight_converters base_model_prefix meta_state_dict",
     core_model_loading.dot_natural_key: "s",
+    core_model_loading.revert_weight_conversion: "model state_dict",
     core_model_loading.WeightConverter.convert: "self layer_name model config hf_quantizer",
     core_model_loading.WeightConverter.add_tensor: "self target_key source_key source_pattern future",
     conversion_mapping.get_model_conversion_mapping: "model key_mapping hf_quantizer",
