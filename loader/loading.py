@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,7 +19,9 @@ from .architecture import Kind
 from .checkpoint import Checkpoint
 from .dtypes import TORCH_NAMES
 from .errors import InvalidCheckpointError, MissingDependencyError, NotFoundError, UsageError
+from .llama_pro import open_expanded, with_all_layers
 from .memory import Memory, Prediction, predict, process_memory
+from .originals import in_transformers_words
 from .plan import LoadPlan, Unit, make_plan
 from .settings import CacheMode, LoadingStrategy, ModelLoadingConfig
 from .text import did_you_mean
@@ -91,11 +93,15 @@ class LoadedModel:
 
 @dataclass
 class PlannedLoad:
-    """Everything decided and nothing read: a skeleton on the meta device, the plan that fills it, and what that will take."""
+    """Everything decided and nothing read: a skeleton on the meta device, the plan that fills it, and what that will take.
+
+    Config and tokenizer lie in `folder`, the weights in `weights`.
+    """
 
     checkpoint: Checkpoint
     settings: ModelLoadingConfig
     folder: Path
+    weights: Path
     skeleton: Skeleton
     plan: LoadPlan
     rules: BackendRules
@@ -165,7 +171,7 @@ class PlannedLoad:
         if self.settings.rank > 0 and self.strategy is LoadingStrategy.LOW_MEMORY:
             self.skeleton.finish_empty(self.device)
             return (), None
-        files = WeightFiles(self.folder, mapped=self.settings.mmap)
+        files = WeightFiles(self.weights, mapped=self.settings.mmap)
         if self.strategy is LoadingStrategy.STREAMING:
             streamer = stream(self.skeleton, self.plan, files, device=self.device, resident=self.settings.resident)
             return streamer.missing, streamer
@@ -189,8 +195,9 @@ def plan_load(settings: ModelLoadingConfig) -> PlannedLoad:
     seconds: dict[str, float] = {}
     dtype_name = _dtype_name(settings.dtype)
     with phase(seconds, "headers"):
-        checkpoint = Checkpoint.open(settings.model_name)
+        base, checkpoint = _open(settings)
         _check(checkpoint, settings)
+        checkpoint = _translated(checkpoint, settings)
     with phase(seconds, "import"):
         for name in ("model_class", "skeleton", "streaming"):  # torch, transformers, and what stands on them
             import_module(f".execution.{name}", __package__)
@@ -198,7 +205,8 @@ def plan_load(settings: ModelLoadingConfig) -> PlannedLoad:
     from .sources.download import local_folder
 
     rules, device = backends.choose_backend(hardware := backends.probe(), settings.backend, settings.device)
-    folder = local_folder(checkpoint)
+    weights = local_folder(checkpoint)
+    folder = weights if settings.llama_pro_path is None else local_folder(base)
     with phase(seconds, "plan"):
         skeleton = _build_skeleton(checkpoint, settings, folder, device, dtype_name, partial(rules.dtype, hardware))
         plan = make_plan(checkpoint.tensors, skeleton)
@@ -207,7 +215,23 @@ def plan_load(settings: ModelLoadingConfig) -> PlannedLoad:
     quantized = any(step.quantized for step in plan.steps)
     workers = settings.loading_workers if settings.loading_workers > 0 else rules.workers(hardware, quantized=quantized)
     workers = 1 if strategy is LoadingStrategy.LOW_MEMORY else workers
-    return PlannedLoad(checkpoint, settings, folder, skeleton, plan, rules, device, strategy, workers, seconds)
+    return PlannedLoad(checkpoint, settings, folder, weights, skeleton, plan, rules, device, strategy, workers, seconds)
+
+
+def _open(settings: ModelLoadingConfig) -> tuple[Checkpoint, Checkpoint]:
+    """The checkpoint that is named, for its config and its tokenizer, and the one that holds the weights, as a rule the same."""
+    checkpoint = Checkpoint.open(settings.model_name)
+    if settings.llama_pro_path is None:
+        return checkpoint, checkpoint
+    return replace(checkpoint, shards=()), open_expanded(checkpoint, settings.llama_pro_path)
+
+
+def _translated(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> Checkpoint:
+    """The checkpoint with the layers, names and config that transformers' class for it wants."""
+    if settings.llama_pro_path is not None:
+        checkpoint = with_all_layers(checkpoint, settings.llama_pro_path)
+    own_code = settings.trust_remote_code and "auto_map" in (checkpoint.config or {})
+    return checkpoint if own_code else in_transformers_words(checkpoint)
 
 
 def _strategy(
@@ -335,7 +359,8 @@ def _check(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> None:
         raise InvalidCheckpointError("is missing: without it the model can't be built", file="config.json", hint=hint)
     _refuse_redirection(checkpoint.config)
     for problem in find_problems(checkpoint):
-        if problem.severity == "error" and not (settings.allow_missing and problem.code in _LACKING):
+        is_fault = problem.severity == "error" or problem.code == "hidden-tensors"  # nobody knows whether the model would need them
+        if is_fault and not (settings.allow_missing and problem.code in _LACKING):
             raise InvalidCheckpointError(
                 problem.message, file=problem.file or checkpoint.location, tensor=problem.tensor, hint="`mlload inspect` lists all problems"
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .tensors import Sliced, TensorEntry
+from .tensors import TensorEntry
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
@@ -80,7 +80,7 @@ class Step:
         from .execution.weight_files import TORCH_DTYPES
 
         entry = self.sources[0][0]
-        changed = self.conversion is not None or self.quantized or isinstance(entry.arrangement, Sliced)
+        changed = self.conversion is not None or self.quantized or not entry.is_one_piece
         return not changed and TORCH_DTYPES.get(entry.dtype) == self.targets[0].dtype
 
     @property

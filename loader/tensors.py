@@ -21,12 +21,26 @@ class Sliced(NamedTuple):
     parts: tuple[TensorEntry, ...]
 
 
+class Reordered(NamedTuple):
+    """How a tensor lies whose elements another one holds: that one seen with `shape`, and then its axes put in the order `axes`."""
+
+    source: TensorEntry
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+
+class Constant(NamedTuple):
+    """How a tensor lies that stands in no file: each of its elements is `value`."""
+
+    value: int
+
+
 class TensorEntry(NamedTuple):
     """Where one tensor lies and what it is; read from a header, without its bytes.
 
     `dtype` is a name of `dtypes.BITS`, or a GGUF block type such as `Q4_K`. `shape` is row-major. Where `arrangement` is None, its
     `nbytes` bytes are its elements in order, from byte `offset` of `file` on. A strided one begins there, and `nbytes` are of its
-    elements, not of all that it spans; of a sliced one `file` and `offset` are the first part's, `nbytes` those of all parts.
+    elements, not of all that it spans; of a sliced one `file` and `offset` are the first part's, `nbytes` those of all parts; a constant has none.
     """
 
     name: str
@@ -35,7 +49,21 @@ class TensorEntry(NamedTuple):
     file: str
     offset: int
     nbytes: int
-    arrangement: Strided | Sliced | None = None
+    arrangement: Strided | Sliced | Reordered | Constant | None = None
+
+    @property
+    def pieces(self) -> tuple[TensorEntry, ...]:
+        """What of it lies in one place each: itself, the parts that it is made of, or nothing."""
+        if isinstance(self.arrangement, Sliced):
+            return tuple(piece for part in self.arrangement.parts for piece in part.pieces)
+        if isinstance(self.arrangement, Reordered):
+            return self.arrangement.source.pieces
+        return () if isinstance(self.arrangement, Constant) else (self,)
+
+    @property
+    def is_one_piece(self) -> bool:
+        """Whether it can be a view of its file's bytes."""
+        return self.arrangement is None or isinstance(self.arrangement, Strided)
 
     @property
     def place(self) -> tuple[str, int, int]:
@@ -72,7 +100,7 @@ def shared_tensors(tensors: Iterable[TensorEntry]) -> dict[str, str]:
     shared: dict[str, str] = {}
     last: TensorEntry | None = None  # that reaches furthest
     for tensor in sorted(tensors, key=lambda tensor: (tensor.file, tensor.offset, -tensor.nbytes)):
-        if not tensor.nbytes or isinstance(tensor.arrangement, Sliced):
+        if not tensor.nbytes or not tensor.is_one_piece:
             continue
         if last is None or last.file != tensor.file or tensor.offset + tensor.nbytes > last.offset + last.nbytes:
             last = tensor

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..plan import Step, Unit
-from ..tensors import Sliced, TensorEntry
+from ..tensors import TensorEntry
 from .allocation import Arena
 from .full import UnitReader
 from .skeleton import Skeleton
@@ -214,8 +214,8 @@ def _in_own_memory(value: Tensor) -> Tensor:
 def extents(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
     """The byte ranges that `entries` fill without gaps, in the order of the files."""
     merged: list[TensorEntry] = []
-    parts = (part for entry in entries for part in (entry.arrangement.parts if isinstance(entry.arrangement, Sliced) else (entry,)))
-    for entry in sorted(parts, key=lambda part: (part.file, part.offset)):
+    pieces = (piece for entry in entries for piece in entry.pieces)
+    for entry in sorted(pieces, key=lambda piece: (piece.file, piece.offset)):
         start, end = entry.offset, entry.offset + entry.nbytes
         if merged and merged[-1].file == entry.file and start <= merged[-1].offset + merged[-1].nbytes:
             last = merged.pop()

@@ -245,7 +245,8 @@ class Skeleton:
     def read_generation_config(self, folder: Path) -> None:
         """Take generation_config.json of `folder`, or what the model's config says of generating."""
         model: Any = self.model
-        if model.can_generate() and hasattr(model, "adjust_generation_fn"):
+        is_there = any((folder / name).is_file() for name in ("generation_config.json", "config.json"))  # one of them is read
+        if is_there and model.can_generate() and hasattr(model, "adjust_generation_fn"):
             place = dict.fromkeys(("cache_dir", "proxies", "token", "revision"))
             model.adjust_generation_fn(
                 None, False, None, str(folder), **place, force_download=False, local_files_only=True, subfolder="", trust_remote_code=False

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..dtypes import TORCH_NAMES
 from ..errors import InvalidCheckpointError, UsageError
-from ..tensors import Sliced, Strided, TensorEntry
+from ..tensors import Constant, Reordered, Sliced, Strided, TensorEntry
 from .allocation import Arena
 
 TORCH_DTYPES: dict[str, torch.dtype] = {ours: getattr(torch, theirs) for theirs, ours in TORCH_NAMES.items() if hasattr(torch, theirs)}
@@ -34,15 +34,20 @@ class WeightFiles:
 
     def read(self, entry: TensorEntry) -> Tensor:
         """The tensor of `entry`, in its stored dtype. Raises InvalidCheckpointError where the file is no longer as its header was."""
-        if isinstance(entry.arrangement, Sliced):
-            return torch.cat([self.read(part) for part in entry.arrangement.parts], dim=entry.arrangement.axis)
+        arrangement = entry.arrangement
+        if isinstance(arrangement, Sliced):
+            return torch.cat([self.read(part) for part in arrangement.parts], dim=arrangement.axis)
+        if isinstance(arrangement, Reordered):
+            return self.read(arrangement.source).reshape(arrangement.shape).permute(arrangement.axes).reshape(entry.shape)
         dtype = TORCH_DTYPES.get(entry.dtype)
         if dtype is None:
             raise UsageError(f"{entry.name}: torch has no dtype {entry.dtype}", hint="`mlload inspect` shows what the checkpoint holds")
         if entry.numel == 0:
             return torch.empty(entry.shape, dtype=dtype)
-        if isinstance(entry.arrangement, Strided):
-            return self._bytes(entry, _span(entry) * dtype.itemsize).view(dtype).as_strided(entry.shape, entry.arrangement.stride)
+        if isinstance(arrangement, Constant):
+            return torch.full(entry.shape, arrangement.value, dtype=dtype)
+        if isinstance(arrangement, Strided):
+            return self._bytes(entry, _span(entry) * dtype.itemsize).view(dtype).as_strided(entry.shape, arrangement.stride)
         return self._bytes(entry, entry.nbytes).view(dtype).view(entry.shape)
 
     def is_mapped(self, entry: TensorEntry) -> bool:
@@ -56,9 +61,9 @@ class WeightFiles:
 
     def release(self, entry: TensorEntry) -> None:
         """Give the pages of `entry` back to the kernel, which reads them again should they be touched."""
-        for part in entry.arrangement.parts if isinstance(entry.arrangement, Sliced) else (entry,):
-            if self._mapped and part.nbytes and part.arrangement is None:
-                self._file(part.file).release(part.offset, part.nbytes)
+        for piece in entry.pieces:
+            if self._mapped and piece.nbytes and piece.arrangement is None:
+                self._file(piece.file).release(piece.offset, piece.nbytes)
 
     def check_unchanged(self) -> None:
         """Raises InvalidCheckpointError if a file has changed since it was opened: what was read may be of two versions."""
