@@ -40,7 +40,8 @@ class TensorEntry(NamedTuple):
 
     `dtype` is a name of `dtypes.BITS`, or a GGUF block type such as `Q4_K`. `shape` is row-major. Where `arrangement` is None, its
     `nbytes` bytes are its elements in order, from byte `offset` of `file` on. A strided one begins there, and `nbytes` are of its
-    elements, not of all that it spans; of a sliced one `file` and `offset` are the first part's, `nbytes` those of all parts; a constant has none.
+    elements, not of all that it spans; of a sliced one `file` and `offset` are the first part's, `nbytes` those of all parts. A
+    constant has no bytes.
     """
 
     name: str

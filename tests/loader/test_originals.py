@@ -21,8 +21,13 @@ META_NAMES = {
     "post_attention_layernorm": "ffn_norm",
     "model.norm": "norm",
     "lm_head": "output",
-    **{f"self_attn.{letter}_proj": f"attention.w{letter}" for letter in "qkvo"},
-    **{f"mlp.{name}_proj": f"feed_forward.w{number}" for number, name in enumerate(("gate", "down", "up"), start=1)},
+    "self_attn.q_proj": "attention.wq",
+    "self_attn.k_proj": "attention.wk",
+    "self_attn.v_proj": "attention.wv",
+    "self_attn.o_proj": "attention.wo",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.down_proj": "feed_forward.w2",
+    "mlp.up_proj": "feed_forward.w3",
     "model.layers": "layers",
 }
 AXES = {"wo": 1, "w2": 1, "tok_embeddings": 1}
@@ -78,11 +83,26 @@ def test_heads_that_do_not_divide(tmp_path: Path) -> None:
         load(ModelLoadingConfig(tmp_path))
 
 
-QWEN = {
-    **{"model_type": "qwen", "architectures": ["QWenLMHeadModel"], "auto_map": {"AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel"}},
-    **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "kv_channels": 4, "intermediate_size": 48, "vocab_size": 12},
-    **{"layer_norm_epsilon": 1e-6, "rotary_emb_base": 700.0, "rotary_pct": 1.0, "seq_length": 64, "max_position_embeddings": 256},
-    **{"no_bias": True, "scale_attn_weights": True, "tie_word_embeddings": False, "use_dynamic_ntk": True, "use_logn_attn": True},
+QWEN: dict[str, object] = {
+    "model_type": "qwen",
+    "architectures": ["QWenLMHeadModel"],
+    "auto_map": {"AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel"},
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "kv_channels": 4,
+    "intermediate_size": 48,
+    "vocab_size": 12,
+    "layer_norm_epsilon": 1e-6,
+    "rotary_emb_base": 700.0,
+    "rotary_pct": 1.0,
+    "seq_length": 64,
+    "max_position_embeddings": 256,
+    "no_bias": True,
+    "scale_attn_weights": True,
+    "tie_word_embeddings": False,
+    "use_dynamic_ntk": True,
+    "use_logn_attn": True,
 }
 
 
