@@ -13,7 +13,8 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, ClassVar, overload
 
 from .errors import UsageError
-from .loading import LoadedModel, load, load_tokenizer, plan_load
+from .inputs import gguf_file, load_tokenizer
+from .loading import LoadedModel, load, plan_load
 from .settings import Backend, ModelLoadingConfig, choice
 from .text import did_you_mean
 
@@ -40,7 +41,9 @@ class ModelLoader:
         from .checkpoint import Checkpoint
         from .sources.download import local_folder
 
-        return load_tokenizer(local_folder(Checkpoint.open(self.config.model_name), shards=()))
+        checkpoint = Checkpoint.open(self.config.model_name)
+        file = gguf_file(checkpoint)
+        return load_tokenizer(local_folder(checkpoint, shards=() if file is None else (file,)), gguf_file=file)
 
     def _create_empty_model(self) -> PreTrainedModel:
         """The model on the meta device: its structure without weights."""

@@ -6,10 +6,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from .architecture import Kind
 from .checkpoint import Checkpoint
 from .dtypes import TORCH_NAMES
-from .errors import InvalidCheckpointError, MissingDependencyError, NotFoundError, UsageError
+from .errors import InvalidCheckpointError, NotFoundError, UsageError
+from .inputs import gguf_file, load_tokenizer
 from .llama_pro import open_expanded, with_all_layers
 from .memory import Memory, Prediction, predict, process_memory
 from .originals import in_transformers_words
@@ -50,6 +50,7 @@ class LoadedModel:
     are tensors that the checkpoint lacks and that were initialised at random, because that was allowed. `streamer` counts what a
     streamed model reads. `cache` tells of the quantized weights on disk: `hit`, `miss`, `partial` or `off`; `cache_problem` why they
     could not be kept.
+    streamed model reads. A `gguf_file` holds its tokenizer, too.
     """
 
     reference: str
@@ -65,11 +66,12 @@ class LoadedModel:
     streamer: Streamer | None = None
     cache: str = "off"
     cache_problem: str | None = None
+    gguf_file: str | None = None
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The checkpoint's tokenizer, read at first use. Raises InvalidCheckpointError where it has none that can be read."""
-        return load_tokenizer(self.folder)
+        return load_tokenizer(self.folder, gguf_file=self.gguf_file)
 
     def save(self, folder: Path, *, inputs: PreTrainedTokenizerBase | ProcessorMixin | None = None) -> None:
         """Write the model, and what makes its inputs, as a checkpoint: to a new folder beside `folder`, then under its name.
@@ -85,7 +87,7 @@ class LoadedModel:
             self.model.save_pretrained(written)
             for config in self.folder.glob("*processor_config.json"):
                 shutil.copyfile(config, written / config.name)
-            if inputs is not None or any(self.folder.glob("tokenizer*")):
+            if inputs is not None or self.gguf_file is not None or any(self.folder.glob("tokenizer*")):
                 (inputs or self.tokenizer).save_pretrained(written)
             sync_files(written)
             os.rename(written, folder)
@@ -137,6 +139,7 @@ class PlannedLoad:
             missing=tuple(sorted(missing)),
             seconds=self.seconds,
             streamer=streamer,
+            gguf_file=gguf_file(self.checkpoint),
             **({} if cache is None else {"cache": cache.status, "cache_problem": cache.problem}),
         )
 
@@ -151,7 +154,7 @@ class PlannedLoad:
         if asked is None or mode is CacheMode.OFF or self.strategy is LoadingStrategy.STREAMING or self.settings.rank > 0:
             return None
         with phase(self.seconds, "cache"):
-            sources = SourceFiles.of(self.folder, self.checkpoint.shards)
+            sources = SourceFiles.of(self.weights, self.checkpoint.shards)
             config, class_name = self.checkpoint.config or {}, type(self.skeleton.model).__qualname__
             key = cache_key(self.plan, sources, config, asked, class_name=class_name, device=self.device.type)
             cache = open_cache(key, self.plan, sources, mapped=self.settings.mmap, workers=self.workers)
@@ -201,15 +204,18 @@ def plan_load(settings: ModelLoadingConfig) -> PlannedLoad:
     with phase(seconds, "import"):
         for name in ("model_class", "skeleton", "streaming"):  # torch, transformers, and what stands on them
             import_module(f".execution.{name}", __package__)
-    from .execution import backends
+    from .execution import backends, gguf_model
     from .sources.download import local_folder
 
     rules, device = backends.choose_backend(hardware := backends.probe(), settings.backend, settings.device)
     weights = local_folder(checkpoint)
-    folder = weights if settings.llama_pro_path is None else local_folder(base)
+    if gguf_file(checkpoint) is not None:
+        checkpoint, dtype_name = gguf_model.in_transformers_config(checkpoint, settings, weights), dtype_name or "F32"
+    folder = weights if settings.llama_pro_path is None else local_folder(base, shards=())
     with phase(seconds, "plan"):
         skeleton = _build_skeleton(checkpoint, settings, folder, device, dtype_name, partial(rules.dtype, hardware))
-        plan = make_plan(checkpoint.tensors, skeleton)
+        is_gguf = gguf_file(checkpoint) is not None
+        plan = gguf_model.dequantizing_plan(checkpoint, skeleton, weights, device) if is_gguf else make_plan(checkpoint.tensors, skeleton)
         _check_plan(plan, skeleton, checkpoint, allow_missing=settings.allow_missing)
     strategy = _strategy(settings, rules, plan, hardware, device)
     quantized = any(step.quantized for step in plan.steps)
@@ -223,7 +229,7 @@ def _open(settings: ModelLoadingConfig) -> tuple[Checkpoint, Checkpoint]:
     checkpoint = Checkpoint.open(settings.model_name)
     if settings.llama_pro_path is None:
         return checkpoint, checkpoint
-    return replace(checkpoint, shards=()), open_expanded(checkpoint, settings.llama_pro_path)
+    return checkpoint, open_expanded(checkpoint, settings.llama_pro_path)
 
 
 def _translated(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> Checkpoint:
@@ -276,35 +282,6 @@ def _build_skeleton(
         skeleton = Skeleton.build(model_class, config, dtype, device=device, quantizer=quantizer)
         skeleton.read_generation_config(folder)
     return skeleton
-
-
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`. Raises InvalidCheckpointError where there is none, or none that can be read."""
-    from transformers import AutoTokenizer
-
-    from .execution.model_class import refusals
-
-    with refusals("a tokenizer", file="tokenizer files", hint="copy them from where the weights came from"):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-
-
-def load_processor(folder: Path, *, trust_remote_code: bool = False) -> ProcessorMixin:
-    """What makes tensors of images and text.
-
-    Raises InvalidCheckpointError where `folder` has none, or none that can be read; MissingDependencyError without Pillow.
-    """
-    if find_spec("PIL") is None:
-        raise MissingDependencyError("images need Pillow", hint='pip install "mlload[vision]"')
-    from transformers import AutoProcessor
-
-    from .execution.model_class import refusals
-
-    hint = "copy it from where the weights came from"
-    with refusals("a processor", file="preprocessor_config.json", hint=hint):
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    if not hasattr(processor, "image_processor"):  # transformers takes the tokenizer where nothing else is there
-        raise InvalidCheckpointError("is missing: without it images can't be processed", file="preprocessor_config.json", hint=hint)
-    return processor
 
 
 def check_generates(loaded: LoadedModel) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .tensors import TensorEntry
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, dtype
     from torch.nn import Module
 
-    from .execution.skeleton import Conversion, Route, Skeleton
+    from .execution.skeleton import Route, Skeleton
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,34 @@ class Target:
         return count
 
 
+class Converting(Protocol):
+    """What makes tensors of the model out of the checkpoint's: `execution.skeleton.Conversion`, or a reader of whole files."""
+
+    @property
+    def summary(self) -> str:
+        """What a person reads of it."""
+        ...
+
+    @property
+    def patterns(self) -> list[str]:
+        """What it matches in checkpoint names, in the order in which it puts them together."""
+        ...
+
+    @property
+    def stacks_only(self) -> bool:
+        """Whether it puts tensors side by side and does nothing else."""
+        ...
+
+    @property
+    def keeps_stored_dtype(self) -> bool:
+        """Whether it wants its sources in the dtype that they are stored in."""
+        ...
+
+    def run(self, sources: Iterable[tuple[str, str, Callable[[], Tensor]]]) -> dict[str, Tensor]:
+        """The model's tensors by name, of checkpoint names, the patterns they matched, and what reads them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """The smallest thing that is done at once: some checkpoint tensors in, some of the model's out.
@@ -44,7 +72,7 @@ class Step:
     unit: str
     sources: tuple[tuple[TensorEntry, str], ...]
     targets: tuple[Target, ...]
-    conversion: Conversion | None
+    conversion: Converting | None
     quantized_bytes: int | None = None  # of what is left of the targets, where they are quantized
 
     @property

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from ..loader.checkpoint import Checkpoint
 from ..loader.errors import UsageError
-from ..loader.loading import LoadedModel, check_generates, load, load_processor, load_tokenizer
+from ..loader.inputs import load_processor, load_tokenizer
+from ..loader.loading import LoadedModel, check_generates, load
 from ..loader.settings import ModelLoadingConfig, QuantizationConfig
 from ..loader.sources.download import local_folder
 from .description import describe

@@ -86,7 +86,7 @@ class UnitReader:
         target, conversion = step.targets[0], step.conversion
         if conversion is None:
             return {target.name: self._read(step.sources[0][0], target.dtype, self._arena.empty if step.is_copy else _fresh)}
-        dtype = None if self._skeleton.keeps_stored_dtype(conversion) else target.dtype
+        dtype = None if conversion.keeps_stored_dtype else target.dtype
         return conversion.run([(entry.name, pattern, partial(self._read, entry, dtype, _fresh)) for entry, pattern in step.sources])
 
     def _read(self, entry: TensorEntry, dtype: torch.dtype | None, allocate: Allocate) -> Tensor:

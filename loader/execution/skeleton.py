@@ -75,6 +75,11 @@ class Conversion:
         beside = len(operations) == 1 or (len(operations) == 2 and isinstance(operations[1], Concatenate) and operations[1].dim == 1)
         return stacks and beside and len(self.converter.target_patterns) == 1
 
+    @property
+    def keeps_stored_dtype(self) -> bool:
+        """Whether it puts together what a quantizer wrote, each part in a dtype of its own."""
+        return any(getattr(operation, "hf_quantizer", None) for operation in self.converter.operations)
+
     def run(self, sources: Iterable[tuple[str, str, Read]]) -> dict[str, Tensor]:
         """The model's tensors by name. `sources` are checkpoint names, the patterns they matched, and what reads them."""
         converter = copy.deepcopy(self.converter)
@@ -153,10 +158,6 @@ class Skeleton:
         """The dtype that a tensor is read in: the skeleton's own, which differs from `dtype` for those that must stay exact."""
         planned = next((dtype for pattern, dtype in self._dtype_plan.items() if pattern.search(target)), None)
         return planned or (self.dtype if self.is_quantized_on_load(target) else self.targets[target].dtype)
-
-    def keeps_stored_dtype(self, conversion: Conversion) -> bool:
-        """Whether the conversion puts together what a quantizer wrote, each part in a dtype of its own."""
-        return any(getattr(operation, "hf_quantizer", None) for operation in conversion.converter.operations)
 
     def is_quantized_on_load(self, target: str) -> bool:
         """Whether the tensor is to be quantized once it is read."""
