@@ -53,3 +53,12 @@ def test_bytes_stand_where_the_header_says(path: Path) -> None:
         for entry in read_header(file).tensors:
             tensor = judge.get_tensor(entry.name)
             assert file.read(entry.offset, entry.nbytes) == bytes(tensor.reshape(-1).view(torch.uint8).tolist() if tensor.numel() else b"")
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 0x8B1F, 0x0A0D, 0x2020])
+def test_a_length_that_looks_like_another_formats_first_bytes(tmp_path: Path, length: int) -> None:
+    header = b'{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'.ljust(length)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + header + b"1")
+    with LocalFile(path, path.name) as file:
+        assert [tensor.name for tensor in read_header(file).tensors] == ["w"]
