@@ -137,7 +137,7 @@ def _loaded(settings: ModelLoadingConfig) -> LoadedModel:
     from ..loader.loading import plan_load
     from .progress import unit_progress
 
-    planned = plan_load(settings)
+    planned = plan_load(settings, is_carried_out=True)
     with unit_progress(planned.plan) as progress:
         return planned.execute(progress)
 

@@ -20,10 +20,13 @@ from .dtypes import TORCH_NAMES
 from .errors import InvalidCheckpointError, NotFoundError, UsageError
 from .inputs import gguf_file, load_tokenizer
 from .llama_pro import open_expanded, with_all_layers
+from .machine import free_bytes
 from .memory import Memory, Prediction, predict, process_memory
 from .originals import in_transformers_words
 from .plan import LoadPlan, Unit, make_plan
+from .read_ahead import begin_reading
 from .settings import CacheMode, LoadingStrategy, ModelLoadingConfig
+from .sources.download import local_folder
 from .text import did_you_mean
 from .validation import find_problems
 from .writing import sync_files
@@ -190,22 +193,26 @@ def load(settings: ModelLoadingConfig, progress: Callable[[Unit], None] | None =
     Raises InvalidCheckpointError where the model would not be the one that was saved: tensors missing, mismatched, duplicate;
     UsageError for what is unknown, DoesNotFitError for hardware that is not there, NotFoundError where there is no such checkpoint.
     """
-    return plan_load(settings).execute(progress)
+    return plan_load(settings, is_carried_out=True).execute(progress)
 
 
-def plan_load(settings: ModelLoadingConfig) -> PlannedLoad:
-    """Decide how to load; reads headers and config only."""
+def plan_load(settings: ModelLoadingConfig, *, is_carried_out: bool = False) -> PlannedLoad:
+    """Decide how to load; reads headers and config only.
+
+    If it `is_carried_out` right afterwards, the disk begins with the weights while torch is imported.
+    """
     seconds: dict[str, float] = {}
     dtype_name = _dtype_name(settings.dtype)
     with phase(seconds, "headers"):
         base, checkpoint = _open(settings)
         _check(checkpoint, settings)
         checkpoint = _translated(checkpoint, settings)
+        if is_carried_out:
+            _begin_reading(checkpoint, settings)
     with phase(seconds, "import"):
         for name in ("model_class", "skeleton", "streaming"):  # torch, transformers, and what stands on them
             import_module(f".execution.{name}", __package__)
     from .execution import backends, gguf_model
-    from .sources.download import local_folder
 
     rules, device = backends.choose_backend(hardware := backends.probe(), settings.backend, settings.device)
     weights = local_folder(checkpoint)
@@ -238,6 +245,15 @@ def _translated(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> Checkpo
         checkpoint = with_all_layers(checkpoint, settings.llama_pro_path)
     own_code = settings.trust_remote_code and "auto_map" in (checkpoint.config or {})
     return checkpoint if own_code else in_transformers_words(checkpoint)
+
+
+def _begin_reading(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> None:
+    """Have the disk read all weights, if they are here, will all be needed, and stay in memory until they are."""
+    whole = settings.loading_strategy is not LoadingStrategy.STREAMING and settings.resident is None and settings.rank == 0
+    if whole and settings.quantization_config is None and checkpoint.source != "hub":
+        paths = [local_folder(checkpoint) / name for name in checkpoint.shards]
+        if sum(path.stat().st_size for path in paths) < free_bytes():
+            begin_reading(paths)
 
 
 def _strategy(

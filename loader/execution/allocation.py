@@ -1,4 +1,4 @@
-"""Fresh memory in few large blocks: page faults are what a copy costs most, and large pages have 512 times fewer of them."""
+"""Fresh memory in few large blocks, which go back to the kernel as soon as nobody uses them: torch's own allocator may keep them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _ALIGNMENT = 64  # bytes; as torch's own allocator
-_HUGE_PAGE = 2 << 20
+_LEAST = 2 << 20  # bytes that are worth a block
 
 
 class Arena:
@@ -21,9 +21,9 @@ class Arena:
         nbytes += pieces * _ALIGNMENT
         self._lock = threading.Lock()
         self._block: Tensor | None = None
-        if nbytes >= _HUGE_PAGE + pieces * _ALIGNMENT:
+        if nbytes >= _LEAST + pieces * _ALIGNMENT:
+            # In pages of the ordinary size: huge ones have fewer faults, but virtual machines often have to ask their host for them first.
             block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            block.madvise(mmap.MADV_HUGEPAGE)
             self._block = torch.frombuffer(block, dtype=torch.uint8)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

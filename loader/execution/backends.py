@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from ..errors import DoesNotFitError, UsageError
+from ..machine import free_bytes
 from ..settings import Backend, LoadingStrategy
 
 _CUDA_WORKER_BYTES = 8 << 30  # of device memory for each worker: what it converts lies there beside the model
@@ -40,18 +41,10 @@ def probe() -> Hardware:
     """Ask torch and the kernel what is there."""
     return Hardware(
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        free_bytes=_free_bytes(),
+        free_bytes=free_bytes(),
         cuda=tuple(_cuda_device(index) for index in range(torch.cuda.device_count())) if torch.cuda.is_available() else (),
         mps=_mps_device() if torch.backends.mps.is_available() else None,
     )
-
-
-def _free_bytes() -> int:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _cuda_device(index: int) -> Device:
@@ -103,8 +96,8 @@ class Cpu:
         return asked
 
     def workers(self, hardware: Hardware, *, quantized: bool) -> int:
-        """Half of the cores: torch's own threads share them; quantizing keeps to itself, so all."""
-        return hardware.cores if quantized else max(1, hardware.cores // 2)
+        """One a core: each keeps to itself."""
+        return hardware.cores
 
     def strategy(self) -> LoadingStrategy:
         """All at once: mapping costs nothing."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,7 +16,11 @@ from ..tensors import TensorEntry
 from .allocation import Arena
 from .quantized_cache import QuantizedCache
 from .skeleton import Skeleton
+from .solo_threads import solo_threads
 from .weight_files import WeightFiles
+
+_UNITS_AT_ONCE = 2  # so that no thread waits for the last step of a unit
+_UNITS_READ_AHEAD = 3
 
 Progress = Callable[[Unit], None]
 Allocate = Callable[[tuple[int, ...], torch.dtype], Tensor]
@@ -30,22 +36,48 @@ def fill(
     progress: Progress | None = None,
     cache: QuantizedCache | None = None,
 ) -> None:
-    """Read every unit of `plan` into the skeleton's model on `device`, `workers` steps of a unit at once.
+    """Read every unit of `plan` into the skeleton's model on `device`, `workers` steps at once, of no more than two units.
 
     What `cache` holds of a unit's quantized weights is taken from there, and what it lacks is put there.
     """
-    with ThreadPoolExecutor(workers) as pool:
-        for unit in plan.units:
+    with solo_threads(workers) as pool, ThreadPoolExecutor(1) as disk:
+        under_way: deque[_UnitUnderWay] = deque()
+        for unit in _with_disk_ahead(plan.units, files, device, disk):
             steps = _take(unit, skeleton, cache, device) if cache is not None and unit.is_quantized else unit.steps
-            made: dict[str, Tensor] = {}
-            for step, values in zip(steps, pool.map(UnitReader(unit, skeleton, files, device).run, steps), strict=True):
-                for name, value in values.items():
-                    skeleton.place(name, value)
-                made.update(values if step.quantized else {})
-            if cache is not None and made:
-                cache.keep(unit.name, {name: skeleton.to_parts(value) for name, value in made.items()})
-            if progress is not None:
-                progress(unit)
+            run = UnitReader(unit, skeleton, files, device).run
+            under_way.append(_UnitUnderWay(unit, [(step, pool.submit(run, step)) for step in steps]))
+            if len(under_way) == _UNITS_AT_ONCE:
+                under_way.popleft().end(skeleton, cache, progress)
+        for unit in under_way:
+            unit.end(skeleton, cache, progress)
+
+
+@dataclass(frozen=True)
+class _UnitUnderWay:
+    unit: Unit
+    steps: list[tuple[Step, Future[Mapping[str, Tensor]]]]
+
+    def end(self, skeleton: Skeleton, cache: QuantizedCache | None, progress: Progress | None) -> None:
+        """Wait for the tensors of the unit, and place them."""
+        quantized: dict[str, Tensor] = {}
+        for step, made in self.steps:
+            for name, value in made.result().items():
+                skeleton.place(name, value)
+            quantized.update(made.result() if step.quantized else {})
+        if cache is not None and quantized:
+            cache.keep(self.unit.name, {name: skeleton.to_parts(value) for name, value in quantized.items()})
+        if progress is not None:
+            progress(self.unit)
+
+
+def _with_disk_ahead(units: Sequence[Unit], files: WeightFiles, device: torch.device, disk: Executor) -> Iterator[Unit]:
+    """The units, while the disk reads what the next ones will copy; pages that become the model's are read when they are used."""
+    for number, unit in enumerate(units):
+        last = number + _UNITS_READ_AHEAD
+        for coming in units[number and last - 1 : last]:
+            steps = [step for step in coming.steps if device.type != "cpu" or not step.is_view]
+            disk.submit(files.read_ahead, [entry for step in steps for entry, _ in step.sources])
+        yield unit
 
 
 def _take(unit: Unit, skeleton: Skeleton, cache: QuantizedCache, device: torch.device) -> tuple[Step, ...]:
@@ -105,8 +137,7 @@ class UnitReader:
         for entries in step.sources_by_pattern:
             width = entries[0].shape[0] if len(step.sources_by_pattern) > 1 else whole.shape[1]
             for index, entry in enumerate(entries):
-                whole[index].narrow(0, start, width).copy_(self._files.read(entry))
-                self._files.release(entry)
+                self._files.read_into(entry, whole[index].narrow(0, start, width))
             start += width
         return whole
 

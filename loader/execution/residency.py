@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from .allocation import Arena
 from .full import UnitReader
 from .skeleton import Skeleton
 from .use_order import UseOrder
-from .weight_files import WeightFiles
+from .weight_files import WeightFiles, extents
 
 _UNITS_AHEAD = 2  # read before they are used, as far as the budget goes: one would let the disk rest whenever it is done first
 
@@ -176,9 +176,9 @@ class Residency:
     def _load(self, unit: StreamedUnit) -> Mapping[str, Tensor]:
         self._files.check_unchanged()
         sources = extents(entry for step in unit.made.steps for entry, _ in step.sources)
-        for extent in (*unit.dense, *sources):
-            self._files.read_ahead(extent)  # the threads that compute map the pages: one more would be in their way
-            self.counters.bytes_read += extent.nbytes
+        extents_read = (*unit.dense, *sources)
+        self._files.read_ahead(extents_read)  # the threads that compute map the pages: one more would be in their way
+        self.counters.bytes_read += sum(extent.nbytes for extent in extents_read)
         self.counters.loads += 1
         made = make(unit.made, unit.parameters, self._skeleton, self._files, self._device)
         for extent in sources:
@@ -209,16 +209,3 @@ def _in_own_memory(value: Tensor) -> Tensor:
     if value.device.type != "cpu" or not value.is_contiguous():  # other strides, other kernels, other rounding
         return value
     return Arena(value.nbytes).empty(tuple(value.shape), value.dtype).copy_(value)
-
-
-def extents(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
-    """The byte ranges that `entries` fill without gaps, in the order of the files."""
-    merged: list[TensorEntry] = []
-    pieces = (piece for entry in entries for piece in entry.pieces)
-    for entry in sorted(pieces, key=lambda piece: (piece.file, piece.offset)):
-        start, end = entry.offset, entry.offset + entry.nbytes
-        if merged and merged[-1].file == entry.file and start <= merged[-1].offset + merged[-1].nbytes:
-            last = merged.pop()
-            start, end = last.offset, max(end, last.offset + last.nbytes)
-        merged.append(TensorEntry(f"bytes {start} to {end}", "U8", (end - start,), entry.file, start, end - start))
-    return merged

@@ -14,9 +14,9 @@ from ..errors import DoesNotFitError, UsageError
 from ..plan import LoadPlan, Step, Unit
 from ..text import format_bytes
 from .on_demand import Weight, hold_on_demand, refuse_conversion
-from .residency import Residency, StreamCounters, StreamedUnit, extents, make
+from .residency import Residency, StreamCounters, StreamedUnit, make
 from .skeleton import Skeleton
-from .weight_files import WeightFiles
+from .weight_files import WeightFiles, extents
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

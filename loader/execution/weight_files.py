@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..dtypes import TORCH_NAMES
 from ..errors import InvalidCheckpointError, UsageError
+from ..read_ahead import read_ahead
 from ..tensors import Constant, Reordered, Sliced, Strided, TensorEntry
 from .allocation import Arena
 
@@ -54,10 +56,19 @@ class WeightFiles:
         """Whether reading `entry` gives the file's own pages, no copy."""
         return self._mapped and entry.arrangement is None and entry.offset % _ALIGNMENT == 0
 
-    def read_ahead(self, entry: TensorEntry) -> None:
-        """Have the disk read the bytes of `entry` in one go, where the system takes such advice."""
-        if entry.nbytes:
-            self._file(entry.file).read_ahead(entry.offset, entry.nbytes)
+    def read_into(self, entry: TensorEntry, target: Tensor) -> None:
+        """Fill `target`, which has the shape of `entry`: straight from the file where that is all there is to do."""
+        alike = entry.arrangement is None and TORCH_DTYPES.get(entry.dtype) == target.dtype
+        if alike and target.device.type == "cpu" and target.is_contiguous() and target.numel():
+            self._file(entry.file).fill(_as_buffer(target), entry.offset)
+        else:
+            target.copy_(self.read(entry))
+            self.release(entry)
+
+    def read_ahead(self, entries: Iterable[TensorEntry]) -> None:
+        """Have the disk read the bytes of `entries`, in the order of the files and in one go where they lie side by side."""
+        for extent in extents(entries):
+            read_ahead(self._file(extent.file).descriptor, extent.offset, extent.nbytes)
 
     def release(self, entry: TensorEntry) -> None:
         """Give the pages of `entry` back to the kernel, which reads them again should they be touched."""
@@ -90,6 +101,24 @@ class WeightFiles:
             return self._files[name]
 
 
+def extents(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
+    """The byte ranges that `entries` fill without gaps, in the order of the files."""
+    merged: list[TensorEntry] = []
+    pieces = (piece for entry in entries for piece in entry.pieces)
+    for entry in sorted(pieces, key=lambda piece: (piece.file, piece.offset)):
+        start, end = entry.offset, entry.offset + entry.nbytes
+        if merged and merged[-1].file == entry.file and start <= merged[-1].offset + merged[-1].nbytes:
+            last = merged.pop()
+            start, end = last.offset, max(end, last.offset + last.nbytes)
+        merged.append(TensorEntry(f"bytes {start} to {end}", "U8", (end - start,), entry.file, start, end - start))
+    return merged
+
+
+def _as_buffer(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU that lies in one piece."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]  # an array is a buffer
+
+
 def _span(entry: TensorEntry) -> int:
     """How many elements of the storage a strided view reaches over."""
     stride = entry.arrangement.stride if isinstance(entry.arrangement, Strided) else ()
@@ -99,8 +128,8 @@ def _span(entry: TensorEntry) -> int:
 class _File:
     def __init__(self, path: Path, name: str) -> None:
         self._name = name
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._opened = os.fstat(self._descriptor)
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._opened = os.fstat(self.descriptor)
         self.size = self._opened.st_size
         self._map: mmap.mmap | None = None
         self._bytes: Tensor | None = None
@@ -112,24 +141,21 @@ class _File:
             return self.copied(offset, length)
         with self._mapping:
             if self._bytes is None:
-                self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY)
+                self._map = mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_COPY)
                 self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
         return self._bytes[offset : offset + length]
 
     def copied(self, offset: int, length: int) -> Tensor:
         content = Arena(length).empty((length,), torch.uint8)  # unlike torch's own memory it goes back to the kernel at once
-        view = memoryview(content.numpy())  # pyright: ignore[reportArgumentType]  # an array is a buffer
-        done = 0
-        while done < length:
-            count = os.preadv(self._descriptor, [view[done:]], offset + done)
-            if count == 0:
-                raise InvalidCheckpointError("the file shrank while it was read", file=self._name)
-            done += count
+        self.fill(_as_buffer(content), offset)
         return content
 
-    def read_ahead(self, offset: int, length: int) -> None:
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+    def fill(self, content: memoryview, offset: int) -> None:
+        while content:
+            count = os.preadv(self.descriptor, [content], offset)
+            if count == 0:
+                raise InvalidCheckpointError("the file shrank while it was read", file=self._name)
+            content, offset = content[count:], offset + count
 
     def release(self, offset: int, length: int) -> None:
         if self._map is not None:
@@ -139,8 +165,8 @@ class _File:
                 self._map.madvise(mmap.MADV_DONTNEED, start, whole)
 
     def has_changed(self) -> bool:
-        now = os.fstat(self._descriptor)
+        now = os.fstat(self.descriptor)
         return (now.st_size, now.st_mtime_ns, now.st_ino) != (self._opened.st_size, self._opened.st_mtime_ns, self._opened.st_ino)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        os.close(self.descriptor)

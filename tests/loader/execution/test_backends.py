@@ -44,7 +44,7 @@ def test_bfloat16_becomes_float16_where_it_is_not_computed_in(hardware: Hardware
 
 @pytest.mark.parametrize(
     ("hardware", "backend", "workers", "quantized"),
-    [(CPU, Backend.CPU, 4, 8), (A100, Backend.CUDA, 2, 1), (T4, Backend.CUDA, 1, 1), (M2, Backend.MPS, 4, 4)],
+    [(CPU, Backend.CPU, 8, 8), (A100, Backend.CUDA, 2, 1), (T4, Backend.CUDA, 1, 1), (M2, Backend.MPS, 4, 4)],
 )
 def test_workers(hardware: Hardware, backend: Backend, workers: int, quantized: int) -> None:
     rules = BACKENDS[backend]
