@@ -66,7 +66,7 @@ class WeightFiles:
             self.release(entry)
 
     def read_ahead(self, entries: Iterable[TensorEntry]) -> None:
-        """Have the disk read the bytes of `entries`, in the order of the files and in one go where they lie side by side."""
+        """Read the bytes of `entries` into the page cache, in the order of the files and in one go where they lie side by side."""
         for extent in extents(entries):
             read_ahead(self._file(extent.file).descriptor, extent.offset, extent.nbytes)
 
