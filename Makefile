@@ -1,6 +1,8 @@
 # Everything a fresh machine needs is done here: `make demo` and `make test` create .venv and install what they use.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests that run side by side: as many as there are cores.
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 .PHONY: demo test check bench clean
 
@@ -9,7 +11,7 @@ demo: .venv/installed
 	$(BIN)/mlload load tiny --prompt "A checkpoint is"
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n $(JOBS) --dist worksteal
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 WIDTH = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U32": 4, "I16": 2, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E8M0": 1}
@@ -136,8 +137,14 @@ def llama(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every model type of transformers that can be instantiated tiny, saved with the truth about it."""
-    out = tmp_path_factory.mktemp("zoo")
-    subprocess.run([sys.executable, ROOT / "tests" / "zoo.py", "--out", out], check=True, capture_output=True, timeout=800)
+def zoo(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Every model type of transformers that can be instantiated tiny, saved with the truth about it: once for all processes that test."""
+    alone = worker_id == "master"
+    out = (tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent) / "zoo"
+    with FileLock(f"{out}.lock"):
+        if not out.exists():
+            being_made = out.with_name("zoo-being-made")
+            command = [sys.executable, ROOT / "tests" / "zoo.py", "--out", being_made]
+            subprocess.run(command, check=True, capture_output=True, timeout=800)
+            being_made.rename(out)
     return out
