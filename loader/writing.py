@@ -44,6 +44,21 @@ def replacing(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+@contextmanager
+def scratch_file(path: Path) -> Iterator[tuple[int, Path]]:
+    """A file beside `path` to write and read until the end of the `with`: its descriptor, and where it lies.
+
+    That of a writer who died goes with the next `sweep`. Raises OSError.
+    """
+    descriptor, scratch = _locked_scratch(path)
+    try:
+        yield descriptor, scratch
+    finally:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
 def is_being_written(path: Path) -> bool:
     """Whether somebody is about to put a file there. Nobody is waited for, and on some network file systems nobody is noticed."""
     for scratch in path.parent.glob(f".{path.name}-*{_SCRATCH}"):

@@ -1,4 +1,4 @@
-"""A GGUF file as a plan of one step: transformers' own reader dequantizes the weights and puts them in the order of its modules."""
+"""A GGUF model as a plan of one step: transformers' own reader dequantizes the weights and puts them in the order of its modules."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..checkpoint import Checkpoint
 from ..errors import InvalidCheckpointError, MissingDependencyError, UsageError
 from ..plan import LoadPlan, Step, Target, Unit
 from ..settings import ModelLoadingConfig
+from .gguf_parts import one_file
 from .model_class import refusals
 from .skeleton import Skeleton
 
@@ -30,14 +31,10 @@ def in_transformers_config(checkpoint: Checkpoint, settings: ModelLoadingConfig,
     for package in ("gguf", "accelerate"):
         if find_spec(package) is None:
             raise MissingDependencyError(f"a GGUF file needs {package} to be loaded", hint='pip install "mlload[gguf]"')
-    file, *others = checkpoint.shards
-    if others:
-        message = f"{checkpoint.reference} is cut into {len(checkpoint.shards)} parts, which transformers does not put together"
-        raise UsageError(message, hint="llama-gguf-split --merge makes one file of them")
     if settings.quantization_config is not None:
         raise UsageError("the weights of a GGUF file are quantized already", hint="--save what they are dequantized to, and load that")
-    with _refusals(checkpoint), _quiet():
-        config, _ = PretrainedConfig.get_config_dict(folder, gguf_file=file, local_files_only=True)
+    with one_file(checkpoint, folder, weights=False) as file, _refusals(checkpoint), _quiet():
+        config, _ = PretrainedConfig.get_config_dict(file.parent, gguf_file=file.name, local_files_only=True)
     return replace(checkpoint, config=config)
 
 
@@ -57,11 +54,11 @@ class Dequantization:
     def run(self, sources: Iterable[object]) -> dict[str, Tensor]:
         """The model's tensors by name; raises InvalidCheckpointError where the file lacks one."""
         del sources  # transformers reads the file itself
-        file, model_class = self.checkpoint.shards[0], type(self.skeleton.model)
-        with _refusals(self.checkpoint), _quiet():
+        first, model_class = self.checkpoint.shards[0], type(self.skeleton.model)
+        with one_file(self.checkpoint, self.folder, weights=True) as file, _refusals(self.checkpoint), _quiet():
             loaded: Any = model_class.from_pretrained(
-                self.folder,
-                gguf_file=file,
+                file.parent,
+                gguf_file=file.name,
                 dtype=self.skeleton.dtype,
                 quantization_config=GgufConfig(dequantize=True),
                 output_loading_info=True,
@@ -70,7 +67,7 @@ class Dequantization:
         model, info = loaded
         lacking = sorted(self.skeleton.truly_missing(info["missing_keys"]))
         if lacking:
-            raise InvalidCheckpointError(f"{model_class.__name__} needs it, but the file does not hold it", file=file, tensor=lacking[0])
+            raise InvalidCheckpointError(f"{model_class.__name__} needs it, but the file does not hold it", file=first, tensor=lacking[0])
         state = model.state_dict()
         return {name: state[name].to(self.device) for name in _filled(self.skeleton)}
 

@@ -63,6 +63,23 @@ class LongArray:
 
 def read_header(source: ByteSource) -> FileHeader:
     """The tensor table and metadata of a GGUF file. Raises InvalidCheckpointError where the file breaks the format."""
+    cursor, tensor_count, metadata = _beginning(source)
+    alignment = _alignment(cursor, metadata)
+    relative = [_entry(cursor, alignment) for _ in range(tensor_count)]
+    data_start = padded(cursor.tell(), alignment) if relative else cursor.tell()
+    tensors = [tensor._replace(offset=data_start + tensor.offset) for tensor in relative]
+    _check_layout(tensors, source, data_start, alignment)
+    return FileHeader(tuple(tensors), metadata, cursor.tell())
+
+
+def read_prologue(source: ByteSource) -> tuple[bytes, int]:
+    """All that stands before the tensor table, as bytes, and the alignment that the metadata in it ask for."""
+    cursor, _, metadata = _beginning(source)
+    return source.read(0, cursor.tell()), _alignment(cursor, metadata)
+
+
+def _beginning(source: ByteSource) -> tuple[_Cursor, int, dict[str, object]]:
+    """A cursor behind the metadata, the number of tensors, and the metadata."""
     cursor = _Cursor(source)
     _check_version(cursor)
     tensor_count, pair_count = cursor.number(_U64), cursor.number(_U64)
@@ -70,13 +87,7 @@ def read_header(source: ByteSource) -> FileHeader:
         cursor.refuse(f"the header lists {tensor_count:,} tensors, more than {MAX_TENSORS:,}")
     if pair_count > MAX_PAIRS:
         cursor.refuse(f"the header lists {pair_count:,} metadata keys, more than {MAX_PAIRS:,}")
-    metadata = _metadata(cursor, pair_count)
-    alignment = _alignment(cursor, metadata)
-    relative = [_entry(cursor, alignment) for _ in range(tensor_count)]
-    data_start = _padded(cursor.tell(), alignment) if relative else cursor.tell()
-    tensors = [tensor._replace(offset=data_start + tensor.offset) for tensor in relative]
-    _check_layout(tensors, source, data_start, alignment)
-    return FileHeader(tuple(tensors), metadata, cursor.tell())
+    return cursor, tensor_count, _metadata(cursor, pair_count)
 
 
 def _check_version(cursor: _Cursor) -> None:
@@ -237,7 +248,8 @@ def _alignment(cursor: _Cursor, metadata: dict[str, object]) -> int:
     return alignment
 
 
-def _padded(position: int, alignment: int) -> int:
+def padded(position: int, alignment: int) -> int:
+    """The first multiple of the alignment from `position` on."""
     return -(-position // alignment) * alignment
 
 

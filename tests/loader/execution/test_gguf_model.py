@@ -94,10 +94,45 @@ def test_an_architecture_that_transformers_does_not_read(tmp_path: Path) -> None
         load(ModelLoadingConfig(file))
 
 
-def test_a_file_in_parts(tmp_path: Path) -> None:
-    write(tmp_path, Type.F16, parts=8)
-    with pytest.raises(mlload.UsageError, match=r"cut into 3 parts.*--merge"):
-        load(ModelLoadingConfig(tmp_path / "model-00001-of-00003.gguf"))
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The model in three parts, and in the folder `whole` as one file."""
+    monkeypatch.setenv("MLLOAD_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "whole").mkdir()
+    write(tmp_path / "whole", Type.Q8_0, head=False)
+    write(tmp_path, Type.Q8_0, head=False, parts=8)
+    return sorted(tmp_path.glob("*.gguf"))
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_parts_make_the_model_that_one_file_makes(parts: list[Path], dtype: str) -> None:
+    loaded, whole = (load(ModelLoadingConfig(path, dtype=dtype, device="cpu")) for path in (parts[1], parts[0].parent / "whole"))
+    state, wanted = loaded.model.state_dict(), whole.model.state_dict()
+    assert len(parts) == 3
+    assert list(state) == list(wanted)
+    assert all(torch.equal(state[name], tensor) for name, tensor in wanted.items())
+    assert loaded.model.lm_head.weight is loaded.model.model.embed_tokens.weight
+    assert loaded.model.config.to_diff_dict() | {"_name_or_path": ""} == whole.model.config.to_diff_dict() | {"_name_or_path": ""}
+    assert loaded.tokenizer("abcd")["input_ids"] == whole.tokenizer("abcd")["input_ids"]
+
+
+def test_nothing_is_left_of_joining_parts(parts: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "cache" / "gguf").mkdir(parents=True)
+    (tmp_path / "cache" / "gguf" / ".joined.gguf-0123456789abcdef.tmp").write_text("of a load that was killed")
+    load(ModelLoadingConfig(parts[0]))
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_a_part_that_is_not_there(parts: list[Path]) -> None:
+    parts[1].unlink()
+    with pytest.raises(mlload.InvalidCheckpointError, match=r"model-00002-of-00003\.gguf: .*not there"):
+        load(ModelLoadingConfig(parts[0]))
+
+
+def test_no_room_to_join_parts(parts: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(mlload.DoesNotFitError, match=r"cache/gguf does not take the 67.1 KiB of all parts: .*MLLOAD_CACHE"):
+        load(ModelLoadingConfig(parts[0]))
 
 
 def test_quantizing_once_more(tmp_path: Path) -> None:
