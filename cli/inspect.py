@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..loader.text import counted
+from .head_start import HeadStart
 from .options import Debug, File, Json, Model
 from .output import note, print_json, print_tables, terminal_width
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
+    context: typer.Context,
     model: Model,
     pattern: Annotated[
         str | None, typer.Argument(metavar="[PATTERN]", help="List the tensors whose names match this glob.", show_default=False)
@@ -55,7 +57,9 @@ def inspect(
     if diff is not None:
         _show_diff(model, diff, file, pattern, regex, unfold=tensors, as_json=as_json, strict=strict)
         return
-    checkpoint, report = _inspected(model, file, None if as_json else ".tensor_tables" if listing else ".inspect_tables")
+    checkpoint, report = _inspected(
+        model, file, context.find_object(HeadStart), None if as_json else ".tensor_tables" if listing else ".inspect_tables"
+    )
     listed = _chosen(checkpoint, pattern, regex) if listing else None
     if as_json:
         print_json(report.to_json() | ({} if listed is None else {"tensor_table": [each.to_json() for each in listed]}))
@@ -74,11 +78,11 @@ def inspect(
         raise ThresholdExceededError(f"{model} has {counted(count, 'problem')}")
 
 
-def _inspected(model: str, file: str | None, tables: str | None) -> tuple[Checkpoint, InspectReport]:
+def _inspected(model: str, file: str | None, begun: HeadStart | None, tables: str | None) -> tuple[Checkpoint, InspectReport]:
     """The checkpoint and its report. What will show them is imported while a hub's answers are on their way."""
     from ..loader.checkpoint import Checkpoint
 
-    opened = Checkpoint.begin(model, file=file)
+    opened = (begun and begun.take(model, file)) or Checkpoint.begin(model, file=file)
     from ..loader.inspection import inspect as inspect_checkpoint
 
     if tables is not None:

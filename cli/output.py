@@ -23,12 +23,12 @@ _LINES_AT_ONCE = 1_000
 _TRAILING_SPACE = re.compile(r" +$", re.MULTILINE)
 
 
-def run_guarded(app: Callable[..., object]) -> NoReturn:
+def run_guarded(run: Callable[[], object]) -> NoReturn:
     """Run the command and end the process with its exit code: an MlloadError's own, 130 on SIGINT, 143 on SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     try:
-        app(prog_name="mlload")
+        run()
         code = 0
     except MlloadError as error:
         if "--debug" in sys.argv:

@@ -67,8 +67,8 @@ def test_import_of_mlload_imports_none_of_its_rooms() -> None:
 def test_command_does_not_import_torch(llama: Path) -> None:
     lines = (
         f"import sys; sys.argv = ['mlload', 'inspect', {str(llama)!r}]",
-        "from mlload.cli import app",
-        "try: app()",
+        "from mlload.cli import main",
+        "try: main()",
         "except SystemExit: sys.stderr.write(' '.join(sys.modules))",
     )
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, capture_output=True, text=True)

@@ -15,10 +15,10 @@ import time
 import traceback
 from typing import Any, NoReturn
 
-from mlload.cli import inspect_tables, main, tensor_tables
+from mlload.cli import app, head_start, inspect_tables, main, tensor_tables
 from mlload.loader import inspection
 
-_LOADED = (inspect_tables, tensor_tables, inspection)
+_LOADED = (app, head_start, inspect_tables, tensor_tables, inspection)
 _SECONDS = 30  # after which a child is killed
 _UNIT = 1 if sys.platform == "darwin" else 1024
 
