@@ -60,7 +60,7 @@ def visit(command: Sequence[str], folder: Path, delay_ms: int) -> Visit:
     return Visit(run.seconds, max(arrivals) - min(arrivals) + delay_ms / 1e3, len(records), sum(record["bytes"] for record in records))
 
 
-def measure(delay_ms: int, runs: int = 7) -> Iterator[str]:
+def measure(delay_ms: int, runs: int = 15) -> Iterator[str]:
     """The table, line by line."""
     with tempfile.TemporaryDirectory() as folder:
         write_llama_8b(Path(folder))
