@@ -105,9 +105,7 @@ def _show_load(
     if report.cache_problem is not None:
         note(f"warning: quantized weights are not kept for the next load: {report.cache_problem}")
     if check:
-        from ..loader.execution.checks import non_finite
-
-        report = replace(report, non_finite=non_finite(loaded.model))
+        report = replace(report, non_finite=loaded.non_finite())
     if save is not None:
         loaded.save(save)
     if prompt is not None:
@@ -143,9 +141,9 @@ def _loaded(settings: ModelLoadingConfig) -> LoadedModel:
 
 
 def _generated(report: LoadReport, loaded: LoadedModel, prompt: str, max_new_tokens: int, *, stream: bool) -> LoadReport:
-    from ..loader.loading import generate, phase
+    from ..loader.loading import phase
 
     seconds = dict(report.seconds)
     with phase(seconds, "generate"):
-        text, count = generate(loaded, prompt, max_new_tokens=max_new_tokens, stream=stream)
+        text, count = loaded.generate(prompt, max_new_tokens=max_new_tokens, stream=stream)
     return replace(report, seconds=seconds, prompt=prompt, text=text, generated_tokens=count)

@@ -23,11 +23,13 @@ File = Annotated[
 
 # How a model is loaded: of every command that loads one.
 Dtype = Annotated[str, typer.Option("--dtype", help="auto (the checkpoint's own), float32, float16 or bfloat16.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; the best that is there if not given.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps, mlx; the best that is there if not given.")]
 Strategy = Annotated[str | None, typer.Option("--strategy", help="full, low-memory, unified-memory or streaming.")]
-Quantize = Annotated[str | None, typer.Option("--quantize", metavar="METHOD", help="nf4, fp4, int8 or hqq, while loading.")]
+Quantize = Annotated[
+    str | None, typer.Option("--quantize", metavar="METHOD", help="nf4, fp4, int8 or hqq, while loading; mlx_int4 or mlx_int8 for MLX.")
+]
 Bits = Annotated[int | None, typer.Option("--bits", help="With hqq: 1, 2, 3, 4 or 8 bits a weight; 4 if not given.")]
-GroupSize = Annotated[int | None, typer.Option("--group-size", help="With hqq: weights that share a scale; 64 if not given.")]
+GroupSize = Annotated[int | None, typer.Option("--group-size", help="With hqq and MLX: weights that share a scale; 64 if not given.")]
 Axis = Annotated[int, typer.Option("--axis", help="With hqq: 1 for groups of inputs, 0 for groups of outputs.")]
 DoubleQuant = Annotated[bool, typer.Option("--double-quant", help="With nf4 and fp4: quantize the scales, too.")]
 Cache = Annotated[

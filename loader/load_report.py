@@ -91,7 +91,7 @@ def plan_report(planned: PlannedLoad) -> PlanReport:
     mapped = planned.settings.mmap and planned.device.type == "cpu"
     return PlanReport(
         reference=str(planned.settings.model_name),
-        class_name=type(planned.skeleton.model).__name__,
+        class_name=_class_name(planned.skeleton.model),
         kind=_kind(planned.checkpoint.architecture.kind),
         backend=planned.rules.backend.value,
         device=str(planned.device),
@@ -111,15 +111,18 @@ def plan_report(planned: PlannedLoad) -> PlanReport:
 
 def load_report(loaded: LoadedModel) -> LoadReport:
     """What came of loading."""
+    from .mlx_loading import LoadedMlx
+
     model = loaded.model
+    of_mlx = isinstance(loaded, LoadedMlx)
     return LoadReport(
         reference=loaded.reference,
-        class_name=type(model).__name__,
+        class_name=_class_name(model),
         kind=_kind(loaded.kind),
-        device=str(model.device),
+        device=str(loaded.device if of_mlx else model.device),
         strategy=loaded.strategy.value,
-        parameters=_parameters(model),
-        dtype=_name(model.dtype),
+        parameters=loaded.parameters if of_mlx else _parameters(model),
+        dtype=_name(loaded.dtype if of_mlx else model.dtype),
         seconds=loaded.seconds,
         predicted=loaded.prediction.loaded,
         measured=loaded.measured,
@@ -133,8 +136,8 @@ def load_report(loaded: LoadedModel) -> LoadReport:
 def _unit_line(unit: Unit, *, mapped: bool) -> UnitLine:
     actions: dict[str, None] = {}
     for step in unit.steps:
-        if step.conversion is not None:
-            actions[step.conversion.summary] = None
+        if step.summary is not None:
+            actions[step.summary] = None
         elif step.quantized:
             actions["quantized"] = None
         elif not step.is_view:
@@ -150,6 +153,12 @@ def _parameters(model: PreTrainedModel) -> int:
 
     quantizer = getattr(model, "hf_quantizer", None)
     return model.num_parameters() + (quantizer.weights_packed_away(model) if isinstance(quantizer, HqqQuantizer) else 0)
+
+
+def _class_name(model: object) -> str:
+    """The class's name; with its module for mlx-lm's, which are all called Model."""
+    kind = type(model)
+    return f"{kind.__module__}.Model" if kind.__name__ == "Model" else kind.__name__
 
 
 def _kind(kind: Kind | None) -> str | None:

@@ -19,6 +19,7 @@ from .settings import Backend, ModelLoadingConfig, choice
 from .text import did_you_mean
 
 if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Loaded = tuple["PreTrainedModel", "PreTrainedTokenizerBase"]
@@ -71,9 +72,15 @@ class MPSModelLoader(QuantizedModelLoader):
 
 
 class MLXModelLoader(QuantizedModelLoader):
-    """Loads for MLX on Apple machines."""
+    """Loads mlx-lm's models for MLX, on Apple machines and on CPUs."""
 
     backend = Backend.MLX
+
+    def load_tokenizer(self) -> TokenizerWrapper:  # pyright: ignore[reportIncompatibleMethodOverride]  # it hands on to one of transformers
+        """mlx-lm's tokenizer; no weights are read. Raises NotFoundError, InvalidCheckpointError, MissingDependencyError."""
+        from .mlx_loading import tokenizer_alone
+
+        return tokenizer_alone(self.config)
 
 
 class CPUModelLoader(QuantizedModelLoader):
@@ -90,7 +97,9 @@ class ModelLoaderFactory:
 
     @staticmethod
     def create_loader(config: ModelLoadingConfig) -> ModelLoader:
-        """The loader of the config's backend if it quantizes, else the standard one."""
+        """The loader of the config's backend if it quantizes or is MLX, else the standard one."""
+        if config.is_for_mlx:
+            return MLXModelLoader(config)
         if config.quantization_config is None:
             return StandardModelLoader(config)
         return _QUANTIZED.get(config.backend, QuantizedModelLoader)(config)

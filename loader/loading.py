@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from transformers.processing_utils import ProcessorMixin
 
     from .execution.backends import BackendRules, Hardware
+    from .execution.mlx_skeleton import MlxSkeleton
     from .execution.quantized_cache import QuantizedCache
     from .execution.skeleton import Skeleton
     from .execution.streaming import Streamer
@@ -87,13 +88,27 @@ class LoadedModel:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             written = Path(scratch) / folder.name
-            self.model.save_pretrained(written)
+            self._write(written)
             for config in self.folder.glob("*processor_config.json"):
                 shutil.copyfile(config, written / config.name)
             if inputs is not None or self.gguf_file is not None or any(self.folder.glob("tokenizer*")):
                 (inputs or self.tokenizer).save_pretrained(written)
             sync_files(written)
             os.rename(written, folder)
+
+    def _write(self, folder: Path) -> None:
+        """The weights and what is saved with them."""
+        self.model.save_pretrained(folder)
+
+    def generate(self, prompt: str, *, max_new_tokens: int, stream: bool = False) -> tuple[str, int]:
+        """As the function `generate`."""
+        return generate(self, prompt, max_new_tokens=max_new_tokens, stream=stream)
+
+    def non_finite(self) -> dict[str, int]:
+        """How many NaN and infinite elements each tensor has, for those that have any."""
+        from .execution.checks import non_finite
+
+        return non_finite(self.model)
 
 
 @dataclass
@@ -206,6 +221,9 @@ def plan_load(settings: ModelLoadingConfig, *, is_carried_out: bool = False) -> 
     with phase(seconds, "headers"):
         base, checkpoint = _open(settings)
         _check(checkpoint, settings)
+    if settings.is_for_mlx:  # found by its name, because it stands on this module
+        return import_module(".mlx_loading", __package__).plan_mlx(checkpoint, settings, seconds)
+    with phase(seconds, "headers"):
         checkpoint = _translated(checkpoint, settings)
         if is_carried_out:
             _begin_reading(checkpoint, settings)
@@ -223,7 +241,7 @@ def plan_load(settings: ModelLoadingConfig, *, is_carried_out: bool = False) -> 
         skeleton = _build_skeleton(checkpoint, settings, folder, device, dtype_name, partial(rules.dtype, hardware))
         is_gguf = gguf_file(checkpoint) is not None
         plan = gguf_model.dequantizing_plan(checkpoint, skeleton, weights, device) if is_gguf else make_plan(checkpoint.tensors, skeleton)
-        _check_plan(plan, skeleton, checkpoint, allow_missing=settings.allow_missing)
+        check_plan(plan, skeleton, checkpoint, allow_missing=settings.allow_missing)
     strategy = _strategy(settings, rules, plan, hardware, device)
     quantized = any(step.quantized for step in plan.steps)
     workers = settings.loading_workers if settings.loading_workers > 0 else rules.workers(hardware, quantized=quantized)
@@ -381,7 +399,7 @@ def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     return next((dtype for dtype in dtypes if dtype is not None and dtype.is_floating_point), torch.get_default_dtype())
 
 
-def _check_plan(plan: LoadPlan, skeleton: Skeleton, checkpoint: Checkpoint, *, allow_missing: bool) -> None:
+def check_plan(plan: LoadPlan, skeleton: Skeleton | MlxSkeleton, checkpoint: Checkpoint, *, allow_missing: bool) -> None:
     """Nothing may be initialised at random because the checkpoint lacks it, unless that is allowed."""
     hint = "`mlload inspect` shows what the checkpoint holds"
     for name, stored, wanted in plan.mismatched:

@@ -81,6 +81,11 @@ class Step:
         return self.quantized_bytes is not None
 
     @property
+    def summary(self) -> str | None:
+        """What a person reads of it, where it is more than reading, casting and quantizing."""
+        return None if self.conversion is None else self.conversion.summary
+
+    @property
     def sources_by_pattern(self) -> list[list[TensorEntry]]:
         """The sources that each pattern of the conversion matched, patterns in the conversion's order."""
         patterns = self.conversion.patterns if self.conversion else ()
@@ -192,7 +197,7 @@ def make_plan(tensors: Mapping[str, TensorEntry], skeleton: Skeleton) -> LoadPla
             unexpected.append(name)
         elif route.pattern is not None or route.target not in grouped:  # the first of two names for one tensor counts
             grouped.setdefault(route.target, (route, []))[1].append((tensors[name], route.pattern or name))
-    unit_of = _unit_names(skeleton.model)
+    unit_of = UnitNames(stack_names(skeleton.model))
     steps = [_step(skeleton, route, sources, unit_of) for route, sources in grouped.values()]
     filled = {target.name for step in steps for target in step.targets}
     missing = [name for name in skeleton.targets if name not in filled]
@@ -205,7 +210,7 @@ def make_plan(tensors: Mapping[str, TensorEntry], skeleton: Skeleton) -> LoadPla
     )
 
 
-def _step(skeleton: Skeleton, route: Route, sources: list[tuple[TensorEntry, str]], unit_of: _UnitNames) -> Step:
+def _step(skeleton: Skeleton, route: Route, sources: list[tuple[TensorEntry, str]], unit_of: UnitNames) -> Step:
     conversion = None if route.pattern is None else skeleton.conversion(route)
     targets = tuple(_target(name, skeleton.targets[name], skeleton) for name in skeleton.targets_of(route))
     return Step(unit_of(route.target), tuple(sources), targets, conversion, _quantized_bytes(skeleton, targets))
@@ -239,14 +244,15 @@ def _units(steps: list[Step], skeleton: Skeleton) -> tuple[Unit, ...]:
     return tuple(Unit(name, tuple(members)) for name, members in gathered.items())
 
 
-class _UnitNames:
-    """The unit of each tensor: the layer that it lies in, else the largest module around it that holds no stack."""
+class UnitNames:
+    """The unit of each tensor: the layer of one of `stacks` that it lies in, else the largest module around it that holds no stack."""
 
-    def __init__(self, model: Module) -> None:
-        self._stacks = set(stack_names(model))
+    def __init__(self, stacks: Iterable[str]) -> None:
+        self._stacks = set(stacks)
         self._above = {name.rsplit(".", depth)[0] for name in self._stacks for depth in range(1, name.count(".") + 1)} | {""}
 
     def __call__(self, target: str) -> str:
+        """The name of the unit that `target` belongs to."""
         parts = target.split(".")
         for depth in range(1, len(parts)):
             name = ".".join(parts[:depth])
@@ -255,10 +261,6 @@ class _UnitNames:
             if name not in self._above:
                 return name
         return target
-
-
-def _unit_names(model: Module) -> _UnitNames:
-    return _UnitNames(model)
 
 
 def stack_names(model: Module) -> list[str]:

@@ -53,6 +53,11 @@ class QuantizationMethod(Enum):
     MLX_INT4 = "mlx_int4"
     MLX_INT8 = "mlx_int8"
 
+    @property
+    def is_for_mlx(self) -> bool:
+        """Whether it is MLX's own."""
+        return self in (QuantizationMethod.MLX_INT4, QuantizationMethod.MLX_INT8)
+
 
 class CacheMode(Enum):
     """What becomes of weights that are quantized while loading: kept for the next load and taken from there, neither, or only taken."""
@@ -130,6 +135,14 @@ class ModelLoadingConfig:
             self.loading_strategy = LoadingStrategy.LOW_MEMORY
         if self.loading_strategy is None and self.backend in (Backend.MPS, Backend.MLX):
             self.loading_strategy = LoadingStrategy.UNIFIED_MEMORY
+
+    @property
+    def is_for_mlx(self) -> bool:
+        """Whether MLX loads the model: as the backend or device that is named, or for its quantization where no other than Apple's is."""
+        if self.backend is Backend.MLX or self.device == "mlx":
+            return True
+        quantized = self.quantization_config is not None and self.quantization_config.method.is_for_mlx
+        return quantized and self.backend in (None, Backend.MPS) and str(self.device) in ("None", "mps")
 
 
 def parse_bytes(text: str) -> int:

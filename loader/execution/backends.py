@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 
-from ..errors import DoesNotFitError, UsageError
+from ..errors import DoesNotFitError, MissingDependencyError, UsageError
 from ..machine import free_bytes
 from ..settings import Backend, LoadingStrategy
 
+_APPLE_SHARE = 0.9  # of the memory that Apple's GPU should take at most; the rest is for what a model computes
 _CUDA_WORKER_BYTES = 8 << 30  # of device memory for each worker: what it converts lies there beside the model
 
 
@@ -28,22 +30,27 @@ class Device:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What this machine has. `cores`: that this process may use. `free_bytes`: memory that can be had without swapping."""
+    """What this machine has. `cores`: that this process may use. `free_bytes`: memory that can be had without swapping.
+
+    `mlx` is the device that MLX computes on by default, looked for only when it is asked for.
+    """
 
     cores: int
     free_bytes: int
     cuda: tuple[Device, ...] = ()
     mps: Device | None = None
+    mlx: Device | None = None
     extra: Mapping[str, object] = field(default_factory=dict)
 
 
-def probe() -> Hardware:
-    """Ask torch and the kernel what is there."""
+def probe(*, mlx: bool = False) -> Hardware:
+    """Ask torch and the kernel what is there, and with `mlx` that library, too."""
     return Hardware(
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         free_bytes=free_bytes(),
         cuda=tuple(_cuda_device(index) for index in range(torch.cuda.device_count())) if torch.cuda.is_available() else (),
         mps=_mps_device() if torch.backends.mps.is_available() else None,
+        mlx=_mlx_device() if mlx and find_spec("mlx_lm") is not None else None,
     )
 
 
@@ -55,6 +62,19 @@ def _cuda_device(index: int) -> Device:
 def _mps_device() -> Device:
     total = torch.mps.recommended_max_memory()
     return Device("mps", total, total - torch.mps.driver_allocated_memory(), torch.backends.mps.is_macos_or_newer(14, 0))
+
+
+def _mlx_device() -> Device | None:
+    """None where MLX can't be imported: on Linux it comes in two packages, of which one may be missing."""
+    try:
+        import mlx.core as mx
+    except ImportError:
+        return None
+    if mx.default_device().type == mx.DeviceType.cpu:
+        return Device("cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), free_bytes())
+    best = mx.device_info().get("max_recommended_working_set_size")
+    total = int(best * _APPLE_SHARE) if isinstance(best, int) else free_bytes()
+    return Device("mps" if mx.metal.is_available() else "cuda", total, total - mx.get_active_memory())
 
 
 class BackendRules(Protocol):
@@ -149,16 +169,44 @@ class Mps:
         return LoadingStrategy.UNIFIED_MEMORY
 
 
-BACKENDS: Mapping[Backend, BackendRules] = {rules.backend: rules for rules in (Cuda(), Mps(), Cpu())}
+class Mlx:
+    """Apple's array library, in the same memory as the host; on Linux it computes on the CPU."""
+
+    backend = Backend.MLX
+
+    def is_there(self, hardware: Hardware) -> bool:
+        """Whether it was asked for and found."""
+        return hardware.mlx is not None
+
+    def dtype(self, hardware: Hardware, asked: torch.dtype) -> torch.dtype:
+        """Every dtype is computed in."""
+        return asked
+
+    def workers(self, hardware: Hardware, *, quantized: bool) -> int:
+        """Four: it reads with several threads. It quantizes one array after the other, so that more would only be held."""
+        return 1 if quantized else 4
+
+    def strategy(self) -> LoadingStrategy:
+        """Without a second copy."""
+        return LoadingStrategy.UNIFIED_MEMORY
+
+
+# The best first, of those that are there; MLX only where it is asked for.
+BACKENDS: Mapping[Backend, BackendRules] = {rules.backend: rules for rules in (Cuda(), Mps(), Cpu(), Mlx())}
 
 
 def choose_backend(hardware: Hardware, asked: Backend | None, device: str | torch.device | None) -> tuple[BackendRules, torch.device]:
-    """The backend and the device to load to. Raises UsageError for an unknown device, DoesNotFitError for one that is not there."""
+    """The backend and the device to load to.
+
+    Raises UsageError for an unknown device, DoesNotFitError for one that is not there, MissingDependencyError for MLX that is not.
+    """
     if device is None and asked is None:
         rules = next(rules for rules in BACKENDS.values() if rules.is_there(hardware))
         return rules, torch.device(rules.backend.value)
     if asked is Backend.MLX:
-        raise DoesNotFitError("there is no mlx that could be used: models are loaded for torch", hint="the mps backend uses Apple's GPU")
+        if hardware.mlx is None:
+            raise MissingDependencyError("backend mlx needs mlx and mlx-lm", hint='pip install "mlload[mlx]"')
+        return BACKENDS[asked], torch.device(hardware.mlx.name)  # torch's word for where the arrays lie
     named = _device(device or (asked.value if asked else "cpu"))
     rules = next((rules for rules in BACKENDS.values() if rules.backend.value == named.type), None)
     if rules is None or not rules.is_there(hardware) or (named.type == "cuda" and (named.index or 0) >= len(hardware.cuda)):
@@ -170,4 +218,4 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         return torch.device(device)
     except RuntimeError:
-        raise UsageError(f"unknown device '{device}'", hint="cpu, cuda, cuda:1 or mps") from None
+        raise UsageError(f"unknown device '{device}'", hint="cpu, cuda, cuda:1, mps or mlx") from None

@@ -43,20 +43,24 @@ _AUTO_CLASSES = {
 }
 _FLOATS = ("Infinity", "-Infinity", "NaN")
 # Keys that would make transformers run or fetch something, or that say how an earlier load went.
-_DROPPED = ("auto_map", "trust_remote_code", "_commit_hash")
+DROPPED = ("auto_map", "trust_remote_code", "_commit_hash")
 
 
 @contextmanager
 def refusals(
-    what: str, *, file: str = "config.json", hint: str = "`mlload inspect` shows where config and tensors disagree"
+    what: str,
+    *,
+    library: str = "transformers",
+    file: str = "config.json",
+    hint: str = "`mlload inspect` shows where config and tensors disagree",
 ) -> Iterator[None]:
-    """Whatever transformers raises inside becomes one line about `file`: it can't build `what` from it."""
+    """Whatever the library raises inside becomes one line about `file`: it can't build `what` from it."""
     try:
         yield
     except ImportError as error:
         raise MissingDependencyError(f"{what} wants a package that is not installed: {_first_line(error)}") from error
     except _REFUSALS as error:
-        raise InvalidCheckpointError(f"transformers can't build {what} from it: {_first_line(error)}", file=file, hint=hint) from error
+        raise InvalidCheckpointError(f"{library} can't build {what} from it: {_first_line(error)}", file=file, hint=hint) from error
 
 
 def model_class_and_config(
@@ -72,7 +76,7 @@ def model_class_and_config(
     model_type = ConfigView(config).whole.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise _unknown_type(model_type, custom=custom is not None)
-    content = {key: value for key, value in config.items() if key not in _DROPPED}
+    content = {key: value for key, value in config.items() if key not in DROPPED}
     with refusals(f"a config of '{model_type}'"):
         built = CONFIG_MAPPING[model_type].from_dict(_without_tags(content))
     model_class = getattr(transformers, str(ConfigView(config).class_name), None)

@@ -52,7 +52,7 @@ def test_a_custom_loader_starts_from_the_empty_model() -> None:
     assert Custom(ModelLoadingConfig("tiny")).load_model().device.type == "meta"
 
 
-@pytest.mark.parametrize("backend", ["cuda", "mps", "mlx"])
+@pytest.mark.parametrize("backend", ["cuda", "mps"])
 def test_a_backend_that_is_not_there(backend: str) -> None:
     if backend == "cuda" and torch.cuda.is_available():
         pytest.skip("it is there")

@@ -85,7 +85,6 @@ def test_the_model_is_transformers_own(folder: Path, name: str, tmp_path: Path) 
     [
         (QuantizationConfig(QuantizationMethod.BNB_NF4, bits=8), mlload.UsageError, "nf4 has 4 bits, not 8"),
         (QuantizationConfig(QuantizationMethod.BNB_INT8, bits=4), mlload.UsageError, "int8 has 8 bits, not 4"),
-        (QuantizationConfig(QuantizationMethod.MLX_INT4), mlload.DoesNotFitError, "needs MLX on an Apple machine"),
     ],
 )
 def test_what_a_method_does_not_have(asked: QuantizationConfig, error: type[Exception], words: str) -> None:

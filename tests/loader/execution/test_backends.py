@@ -14,6 +14,7 @@ CPU = Hardware(cores=8, free_bytes=32 * GIB)
 A100 = Hardware(cores=32, free_bytes=200 * GIB, cuda=(Device("A100", 80 * GIB, 70 * GIB), Device("A100", 80 * GIB, 20 * GIB)))
 T4 = Hardware(cores=4, free_bytes=12 * GIB, cuda=(Device("T4", 15 * GIB, 14 * GIB, bfloat16=False),))
 M2 = Hardware(cores=8, free_bytes=16 * GIB, mps=Device("mps", 16 * GIB, 12 * GIB))
+M2_WITH_MLX = Hardware(cores=8, free_bytes=16 * GIB, mps=M2.mps, mlx=Device("mps", 16 * GIB, 14 * GIB))
 OLD_MAC = Hardware(cores=8, free_bytes=8 * GIB, mps=Device("mps", 8 * GIB, 6 * GIB, bfloat16=False))
 
 
@@ -57,14 +58,28 @@ def test_a_second_device_is_loaded_to_by_its_number() -> None:
         choose_backend(A100, None, "cuda:2")
 
 
-@pytest.mark.parametrize("asked", [Backend.CUDA, Backend.MPS, Backend.MLX])
+@pytest.mark.parametrize("asked", [Backend.CUDA, Backend.MPS])
 def test_what_is_not_there_is_an_error(asked: Backend) -> None:
     with pytest.raises(mlload.DoesNotFitError, match=asked.value):
         choose_backend(CPU, asked, None)
 
 
-def test_apple_shares_its_memory() -> None:
-    assert BACKENDS[Backend.MPS].strategy() is LoadingStrategy.UNIFIED_MEMORY
+def test_mlx_is_taken_only_where_it_is_asked_for() -> None:
+    assert choose_backend(M2_WITH_MLX, None, None)[0].backend is Backend.MPS
+    rules, place = choose_backend(M2_WITH_MLX, Backend.MLX, None)
+    assert (rules.backend, place) == (Backend.MLX, torch.device("mps"))
+    assert (rules.workers(M2_WITH_MLX, quantized=False), rules.workers(M2_WITH_MLX, quantized=True)) == (4, 1)
+    assert probe().mlx is None
+
+
+def test_mlx_that_is_not_installed_names_the_extra() -> None:
+    with pytest.raises(mlload.MissingDependencyError, match=r"mlload\[mlx\]"):
+        choose_backend(M2, Backend.MLX, None)
+
+
+@pytest.mark.parametrize("backend", [Backend.MPS, Backend.MLX])
+def test_apple_shares_its_memory(backend: Backend) -> None:
+    assert BACKENDS[backend].strategy() is LoadingStrategy.UNIFIED_MEMORY
 
 
 def test_this_machine_has_cores_and_memory() -> None:
