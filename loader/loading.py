@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 from .architecture import Kind
 from .checkpoint import Checkpoint
 from .dtypes import TORCH_NAMES
-from .errors import InvalidCheckpointError, NotFoundError, UsageError
+from .errors import NotFoundError, UsageError
 from .inputs import gguf_file, load_tokenizer
 from .llama_pro import open_expanded, with_all_layers
 from .machine import free_bytes
 from .memory import Memory, Prediction, predict, process_memory
 from .originals import in_transformers_words
 from .plan import LoadPlan, Unit, make_plan
+from .preconditions import check_checkpoint, check_plan
 from .read_ahead import begin_reading
 from .settings import CacheMode, LoadingStrategy, ModelLoadingConfig
 from .sources.download import local_folder
 from .text import did_you_mean
-from .validation import find_problems
 from .writing import sync_files
 
 if TYPE_CHECKING:
@@ -37,13 +37,11 @@ if TYPE_CHECKING:
     from transformers.processing_utils import ProcessorMixin
 
     from .execution.backends import BackendRules, Hardware
-    from .execution.mlx_skeleton import MlxSkeleton
     from .execution.quantized_cache import QuantizedCache
     from .execution.skeleton import Skeleton
     from .execution.streaming import Streamer
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
-_LACKING = ("missing-shard", "missing-tensor")
 
 
 @dataclass
@@ -53,8 +51,7 @@ class LoadedModel:
     `seconds` for each phase: headers, import, plan, read. `prediction` is the plan's, `measured` the growth of this process. `missing`
     are tensors that the checkpoint lacks and that were initialised at random, because that was allowed. `streamer` counts what a
     streamed model reads. `cache` tells of the quantized weights on disk: `hit`, `miss`, `partial` or `off`; `cache_problem` why they
-    could not be kept.
-    streamed model reads. A `gguf_file` holds its tokenizer, too.
+    could not be kept. A `gguf_file` holds its tokenizer, too.
     """
 
     reference: str
@@ -220,7 +217,7 @@ def plan_load(settings: ModelLoadingConfig, *, is_carried_out: bool = False) -> 
     dtype_name = _dtype_name(settings.dtype)
     with phase(seconds, "headers"):
         base, checkpoint = _open(settings)
-        _check(checkpoint, settings)
+        check_checkpoint(checkpoint, allow_missing=settings.allow_missing)
     if settings.is_for_mlx:  # found by its name, because it stands on this module
         return import_module(".mlx_loading", __package__).plan_mlx(checkpoint, settings, seconds)
     with phase(seconds, "headers"):
@@ -360,35 +357,6 @@ def _dtype_name(dtype: torch.dtype | str) -> str | None:
     return TORCH_NAMES.get(name)
 
 
-def _check(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> None:
-    """Nothing in the headers may speak against loading."""
-    if checkpoint.adapter is not None:
-        base = checkpoint.adapter.base_model or "a model that it does not name"
-        raise UsageError(f"{checkpoint.reference} is an adapter for {base}, which can't be loaded alone", hint="load its base model")
-    if checkpoint.config is None:
-        hint = "copy it from where the weights came from"
-        raise InvalidCheckpointError("is missing: without it the model can't be built", file="config.json", hint=hint)
-    _refuse_redirection(checkpoint.config)
-    for problem in find_problems(checkpoint):
-        is_fault = problem.severity == "error" or problem.code == "hidden-tensors"  # nobody knows whether the model would need them
-        if is_fault and not (settings.allow_missing and problem.code in _LACKING):
-            raise InvalidCheckpointError(
-                problem.message, file=problem.file or checkpoint.location, tensor=problem.tensor, hint="`mlload inspect` lists all problems"
-            )
-
-
-def _refuse_redirection(config: Mapping[str, object], depth: int = 4) -> None:
-    """A config may not name other weights than those that were checked, nor attention code on a hub."""
-    for key, value in config.items():
-        kernel = "attn_implementation" in key and isinstance(value, str) and "/" in value
-        if kernel or key == "transformers_weights":
-            raise InvalidCheckpointError(
-                f"its {key} would load '{value}'", file="config.json", hint=f"take {key} out if you trust the weights"
-            )
-        if isinstance(value, dict) and depth:
-            _refuse_redirection(value, depth - 1)
-
-
 def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """The dtype of the first floating-point tensor."""
     import torch
@@ -397,19 +365,3 @@ def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
 
     dtypes = (TORCH_DTYPES.get(tensor.dtype) for tensor in checkpoint.tensors.values())
     return next((dtype for dtype in dtypes if dtype is not None and dtype.is_floating_point), torch.get_default_dtype())
-
-
-def check_plan(plan: LoadPlan, skeleton: Skeleton | MlxSkeleton, checkpoint: Checkpoint, *, allow_missing: bool) -> None:
-    """Nothing may be initialised at random because the checkpoint lacks it, unless that is allowed."""
-    hint = "`mlload inspect` shows what the checkpoint holds"
-    for name, stored, wanted in plan.mismatched:
-        message = f"its shape is {list(stored)}, but the config makes it {list(wanted)}"
-        raise InvalidCheckpointError(message, file=checkpoint.location, tensor=name, hint=hint)
-    lacking = sorted(skeleton.truly_missing(plan.missing))
-    if allow_missing:  # random codes are no weights
-        lacking = [name for name in lacking if skeleton.is_quantized(name)]
-    if lacking:
-        message = f"{type(skeleton.model).__name__} needs it, but the checkpoint does not hold it"
-        rest = f" (and {len(lacking) - 1:,} more)" if len(lacking) > 1 else ""
-        hint = "what is quantized can't be initialised at random" if allow_missing else "--allow-missing initialises it at random"
-        raise InvalidCheckpointError(message + rest, file=checkpoint.location, tensor=lacking[0], hint=hint)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Checkpoint
 from .errors import DoesNotFitError, InvalidCheckpointError, UsageError
-from .loading import LoadedModel, PlannedLoad, check_plan, phase
+from .loading import LoadedModel, PlannedLoad, phase
+from .preconditions import check_plan
 from .settings import Backend, CacheMode, LoadingStrategy, ModelLoadingConfig
 from .text import format_bytes
 
@@ -160,7 +161,8 @@ def _skeleton_and_plan(checkpoint: Checkpoint, settings: ModelLoadingConfig, fol
     stored = MlxSkeleton.build(folder, checkpoint.shards, checkpoint.config or {})
     if settings.quantization_config is not None and "quantization" in stored.config:
         raise UsageError("its weights are quantized already", hint="leave --quantize out to load them as they are")
-    check_plan(make_mlx_plan(checkpoint.tensors, stored, stored.made), stored, checkpoint, allow_missing=settings.allow_missing)
+    found = make_mlx_plan(checkpoint.tensors, stored, stored.made)
+    check_plan(found, stored, checkpoint, allow_missing=settings.allow_missing)  # pyright: ignore[reportArgumentType]  # as above
     dtype = str(settings.dtype).removeprefix("torch.")
     skeleton = stored.filled(None if dtype == "auto" else dtype, settings.quantization_config)
     return skeleton, make_mlx_plan(checkpoint.tensors, stored, parameters(skeleton.model))
