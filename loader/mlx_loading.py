@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,7 @@ def plan_mlx(checkpoint: Checkpoint, settings: ModelLoadingConfig, seconds: dict
     Raises UsageError for what MLX does not do, MissingDependencyError without it, InvalidCheckpointError where tensors don't match.
     """
     from .execution.backends import choose_backend, probe
+    from .execution.cache_key import SourceFiles
     from .execution.quantizers import check_mlx
     from .sources.download import local_folder
 
@@ -117,7 +119,7 @@ def plan_mlx(checkpoint: Checkpoint, settings: ModelLoadingConfig, seconds: dict
     with phase(seconds, "import"):
         hardware = probe(mlx=True)
         rules, device = choose_backend(hardware, Backend.MLX, None)
-        from .execution.cache_key import SourceFiles
+        import_module(".execution.mlx_plan", __package__)  # mlx-lm, and transformers below it
     folder = local_folder(checkpoint)
     with phase(seconds, "plan"):
         sources = SourceFiles.of(folder, checkpoint.shards)
@@ -162,7 +164,7 @@ def _skeleton_and_plan(checkpoint: Checkpoint, settings: ModelLoadingConfig, fol
     if settings.quantization_config is not None and "quantization" in stored.config:
         raise UsageError("its weights are quantized already", hint="leave --quantize out to load them as they are")
     found = make_mlx_plan(checkpoint.tensors, stored, stored.made)
-    check_plan(found, stored, checkpoint, allow_missing=settings.allow_missing)  # pyright: ignore[reportArgumentType]  # as above
+    check_plan(found, stored, checkpoint, allow_missing=settings.allow_missing)  # pyright: ignore[reportArgumentType]  # as a PlannedMlx's
     dtype = str(settings.dtype).removeprefix("torch.")
     skeleton = stored.filled(None if dtype == "auto" else dtype, settings.quantization_config)
     return skeleton, make_mlx_plan(checkpoint.tensors, stored, parameters(skeleton.model))

@@ -13,7 +13,7 @@ from hostile.corpus import CASES
 
 import mlload
 from mlload import Backend, ModelLoaderFactory, ModelLoadingConfig, QuantizationConfig, QuantizationMethod
-from mlload.loader.loading import load
+from mlload.loader.loading import load, plan_load
 
 INT4 = QuantizationConfig(method=QuantizationMethod.MLX_INT4)
 HOSTILE = """
@@ -114,17 +114,19 @@ class TestWithMlx:
             load(ModelLoadingConfig(llama, backend=Backend.MLX))
         assert load(ModelLoadingConfig(llama, backend=Backend.MLX, allow_missing=True)).missing[0].endswith("k_proj.bias")
 
-    def test_a_file_that_is_cut_short_while_it_is_loaded(self, llama: Path) -> None:
-        from mlload.loader.loading import plan_load
+    def test_a_model_for_which_there_is_no_room(self) -> None:
+        planned = plan_load(ModelLoadingConfig("tiny", backend=Backend.MLX))
+        planned.free_bytes = 1 << 20
+        with pytest.raises(mlload.DoesNotFitError, match=r"1\.19 MiB are needed and 1 MiB are free; --quantize mlx_int4"):
+            planned.execute()
 
+    def test_a_file_that_is_cut_short_while_it_is_loaded(self, llama: Path) -> None:
         planned = plan_load(ModelLoadingConfig(llama, backend=Backend.MLX))
         (llama / "model-00001-of-00002.safetensors").write_bytes(b"\0" * 100)
         with pytest.raises(mlload.InvalidCheckpointError, match=r"model-0000\d-of-00002\.safetensors: MLX can't build weights"):
             planned.execute()
 
     def test_a_file_that_is_replaced_while_it_is_loaded(self, llama: Path) -> None:
-        from mlload.loader.loading import plan_load
-
         planned = plan_load(ModelLoadingConfig(llama, backend=Backend.MLX))
         shard = llama / "model-00001-of-00002.safetensors"
         content = shard.read_bytes()
