@@ -59,7 +59,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 def run_once(command: Sequence[str], env: Mapping[str, str] | None = None) -> Run:
     """Run the command to its end. Raises RuntimeError with what it said if it fails.
 
-    It keeps its bytecode, as on a user's machine: compiling our files anew would add 40 ms, and nothing to the peers', which pip compiled.
+    It keeps its bytecode, as on a user's machine: compiling our files anew would add 25 ms, and nothing to the peers', which pip compiled.
     """
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.NamedTemporaryFile("r") as report:
