@@ -10,7 +10,7 @@ import typer
 from ..loader.text import counted
 from .head_start import HeadStart
 from .options import Debug, File, Json, Model
-from .output import note, print_json, print_tables, terminal_width
+from .output import note, print_json, print_tables, terminal_width, waiting
 
 if TYPE_CHECKING:
     from ..loader.checkpoint import Checkpoint
@@ -87,7 +87,8 @@ def _inspected(model: str, file: str | None, begun: HeadStart | None, tables: st
 
     if tables is not None:
         import_module(tables, __package__)
-    checkpoint = opened()
+    with waiting(f"reading {model}"):
+        checkpoint = opened()
     return checkpoint, inspect_checkpoint(checkpoint)
 
 
@@ -98,7 +99,8 @@ def _chosen(checkpoint: Checkpoint, pattern: str | None, regex: str | None) -> l
     names = select(checkpoint.tensors, glob=pattern, regex=regex)
     wanted = pattern if regex is None else regex
     if wanted is not None and not names:
-        note(f"no tensor matches '{wanted}'; {nearest(list(checkpoint.tensors), wanted)}")
+        hint = "it is a file, which --file names" if wanted in checkpoint.shards else nearest(list(checkpoint.tensors), wanted)
+        note(f"no tensor matches '{wanted}'; {hint}")
     return [checkpoint.tensors[name] for name in names]
 
 
@@ -107,7 +109,8 @@ def _show_diff(
 ) -> None:
     from ..loader.diff import diff as diff_checkpoints
 
-    report = diff_checkpoints(model, other, file=file, glob=pattern, regex=regex)
+    with waiting(f"reading {model} and {other}"):
+        report = diff_checkpoints(model, other, file=file, glob=pattern, regex=regex)
     if not (report.common_tensors or report.only_before or report.only_after):
         note("no tensor of either was chosen")
     if as_json:

@@ -8,7 +8,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from ..loader.errors import MlloadError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _BOUNDLESS = 1_000_000  # columns, where stdout is no terminal: nothing is cut or folded there
 _PLAINER = str.maketrans({"█": "#", "…": "..."})  # of our own characters, for encodings that lack them
 _LINES_AT_ONCE = 1_000
+_PATIENCE = 1.5  # seconds without a word
 _TRAILING_SPACE = re.compile(r" +$", re.MULTILINE)
 
 
@@ -76,6 +78,32 @@ def terminal_width() -> int | None:
 def note(text: str) -> None:
     """A line for a person, beside the answer."""
     sys.stderr.write(f"{printable(text, limit=1_000)}\n")
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Say on stderr of a terminal what is waited for, once that takes a while; nothing of it stays."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from threading import Timer
+
+    said: list[int] = []
+
+    def say() -> None:
+        said.append(sys.stderr.write(f"{printable(text, limit=60)} ..."))
+        sys.stderr.flush()
+
+    timer = Timer(_PATIENCE, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        if said:
+            sys.stderr.write(f"\r{' ' * said[0]}\r")
 
 
 def _rendered(console: Console, part: RenderableType) -> str:

@@ -19,6 +19,7 @@ _PAGE = re.compile(
     r"https?://(?P<host>[^/]+)/(?P<id>[^/?#]+/[^/?#]+)"
     r"(?:/(?P<view>tree|blob|resolve)/(?P<revision>refs/(?:pr|convert)/[^/?#]+|[^/?#]+)(?P<path>/[^?#]*)?)?/?(?:[?#].*)?"
 )
+_PATH_STARTS = (".", "/", "~", "\\")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ def parse_reference(reference: str | os.PathLike[str]) -> LocalReference | HubRe
     if os.path.lexists(path):
         return LocalReference(path)
     if isinstance(reference, os.PathLike) or _looks_like_a_path(text):
-        raise NotFoundError(f"no such file or folder: {text}")
+        is_part = isinstance(reference, str) and not text.startswith(_PATH_STARTS) and text.rstrip("/").count("/") > 1
+        hint = "a folder or file of a hub's repository is named by the address of its page" if is_part else None
+        raise NotFoundError(f"no such file or folder: {text}", hint=hint)
     if "://" in text:
         return _parse_page(text)
     name, _, revision = text.partition("@")
@@ -57,7 +60,7 @@ def parse_reference(reference: str | os.PathLike[str]) -> LocalReference | HubRe
 
 def _looks_like_a_path(text: str) -> bool:
     name = text.partition("@")[0]
-    return text.startswith((".", "/", "~", "\\")) or ("://" not in text and (name.count("/") > 1 or name.endswith("/")))
+    return text.startswith(_PATH_STARTS) or ("://" not in text and (name.count("/") > 1 or name.endswith("/")))
 
 
 def _registered(name: str, revision: str | None) -> LocalReference | HubReference | None:

@@ -17,17 +17,19 @@ from pathlib import Path
 
 import pytest
 from conftest import LLAMA_CONFIG, Outcome, llama_tensors, write_safetensors
+from hub_faults import stall
+from hub_server import hub
 
 Run = Callable[..., Outcome]
 LONG = "model.language_model.layers.0.block_sparse_moe.experts." + "deeper." * 9 + "weight"
 
 
-def on_terminal(columns: int, *arguments: str | Path) -> str:
+def on_terminal(columns: int, *arguments: str | Path, **variables: str) -> str:
     """What `mlload inspect` writes to a terminal so many columns wide, without colours."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")} | {"TERM": "xterm"}
-    process = subprocess.Popen([sys.executable, "-m", "mlload", "inspect", *map(str, arguments)], stdout=slave, env=env)
+    env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")} | {"TERM": "xterm"} | variables
+    process = subprocess.Popen([sys.executable, "-m", "mlload", "inspect", *map(str, arguments)], stdout=slave, stderr=slave, env=env)
     os.close(slave)
     written = b""
     try:
@@ -108,6 +110,7 @@ def test_one_is_no_plural(run: Run, tmp_path: Path) -> None:
         ("q_proj", "no tensor matches 'q_proj'; '*q_proj*' matches 2 tensors"),
         ("model.layer.1.mlp.up_proj.weight", "nearest: model.layers.0.mlp.up_proj.weight"),
         ("nothing.*", "nearest: "),
+        ("model-00001-of-00002.safetensors", "; it is a file, which --file names"),
     ],
 )
 def test_a_pattern_that_chooses_nothing_says_so_beside_the_answer(run: Run, llama: Path, pattern: str, words: str) -> None:
@@ -115,6 +118,16 @@ def test_a_pattern_that_chooses_nothing_says_so_beside_the_answer(run: Run, llam
     assert (outcome.code, outcome.json["tensor_table"]) == (0, [])
     assert words in outcome.err
     assert run("inspect", llama, pattern).out == "0 of 21 tensors, 0 elements, 0 B\n"
+
+
+def test_a_long_wait_is_told_and_wiped_away(llama: Path, tmp_path: Path) -> None:
+    with hub() as server:
+        server.add("org/llama", llama)
+        server.faults += [stall(2, times=1)]
+        shown = on_terminal(80, "org/llama", HF_ENDPOINT=server.endpoint, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0")
+    wait, blanks, answer = shown.split("\r", 2)
+    assert (wait, blanks) == ("reading org/llama ...", " " * len(wait))
+    assert answer.startswith("llama  decoder-only")
 
 
 @pytest.mark.parametrize("folder", ["cli", "loader"])

@@ -48,6 +48,13 @@ def test_paths_that_lead_nowhere(text: str) -> None:
         parse_reference(text)
 
 
+def test_a_part_of_a_repository_is_named_by_its_page() -> None:
+    with pytest.raises(
+        mlload.NotFoundError, match="org/name/sub; a folder or file of a hub's repository is named by the address of its page"
+    ):
+        parse_reference("org/name/sub")
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "a b", "org/na--me", "org/na..me", "-x/y", "org/name@", "org/name@a..b", "x" * 300, "a\0b", "https://hub.example/", "tiny@main"]
