@@ -97,7 +97,7 @@ class UnitReader:
         self._skeleton = skeleton
         self._files = files
         self._device = device
-        kept = [step.target_bytes for step in unit.steps if device.type == "cpu" and step.is_copy]
+        kept = [step.target_bytes for step in unit.steps if device.type == "cpu" and (step.is_copy or step.quantized)]
         self._arena = Arena(sum(kept), pieces=len(kept))
 
     @torch.no_grad()
@@ -107,7 +107,8 @@ class UnitReader:
             return {step.targets[0].name: self._stacked(step)}
         made = self._converted(step)
         if step.quantized:
-            made = {name: part for target, value in made.items() for name, part in self._skeleton.quantize(target, value).items()}
+            quantize = partial(self._skeleton.quantize, allocate=self._arena.empty)
+            made = {name: part for target, value in made.items() for name, part in quantize(target, value).items()}
         if not step.is_view:
             for entry, _ in step.sources:
                 self._files.release(entry)

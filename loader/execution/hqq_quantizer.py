@@ -14,6 +14,7 @@ from transformers.quantizers.base import HfQuantizer, get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..errors import InvalidCheckpointError, UsageError
+from ..quantization.compiled import is_worth_compiling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,6 +57,7 @@ class HqqQuantizer(HfQuantizer):
     """Puts HQQ's layers in the place of linear ones, and quantizes weights for them."""
 
     quantization_config: HqqSettings
+    _is_worth_compiling = False
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **_: object) -> bool:
         """Whether it is of a layer that was replaced, and not its bias."""
@@ -77,9 +79,8 @@ class HqqQuantizer(HfQuantizer):
         layer: Any = model.get_submodule(path)
         weight = values[full_layer_name][0]
         weight = weight.T.contiguous() if layer.transposed else weight
-        made: Any = quantized_linear(
-            weight, None, {**layer.quant_config, "offload_meta": False}, compute_dtype=layer.compute_dtype, threads=1
-        )
+        config = {**layer.quant_config, "offload_meta": False}
+        made: Any = quantized_linear(weight, None, config, compute_dtype=layer.compute_dtype, use_numba=self._is_worth_compiling, threads=1)
         return {f"{path}.W_q": made.W_q, f"{path}.scale": made.meta["scale"], f"{path}.zero": made.meta["zero"]}
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> Any:
@@ -125,6 +126,8 @@ class HqqQuantizer(HfQuantizer):
             )
             model.set_submodule(path, layer)
         self._check(model)
+        weights = sum(layer.in_features * layer.out_features for layer in _layers(model).values())
+        self._is_worth_compiling = is_worth_compiling("hqq_search", weights)
 
     def _check(self, model: PreTrainedModel) -> None:
         layers = _layers(model)

@@ -29,7 +29,7 @@ from transformers.utils.loading_report import LoadStateDictInfo
 
 from ..errors import UsageError
 from ..quantization import bitsandbytes
-from ..quantization.compiled import is_worth_compiling
+from ..quantization.pieces import Allocate, fresh
 from .hqq_quantizer import HqqQuantizer, HqqSettings
 from .quantizers import require
 
@@ -102,8 +102,8 @@ class Skeleton:
         self.model = model
         self.dtype = dtype
         self._quantizer = quantizer
-        self.is_large = quantizer is not None and is_worth_compiling(sum(tensor.numel() for tensor in targets.values()))
         self.targets = targets
+        self._count = sum(tensor.numel() for tensor in targets.values())
         self._dtype_plan = {re.compile(pattern.replace("*", ".*")): value for pattern, value in model._get_dtype_plan(dtype).items()}
         rules = get_model_conversion_mapping(model, None, quantizer)
         self._renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
@@ -174,12 +174,15 @@ class Skeleton:
             return bitsandbytes.quantized_bytes(module)
         return sum(tensor.nbytes for name, tensor in module.state_dict().items() if name != "bias")
 
-    def quantize(self, target: str, value: Tensor) -> dict[str, Tensor]:
-        """The tensor as transformers' quantizer makes it, by name; bitsandbytes' on the CPU with kernels of our own, to the same bits."""
+    def quantize(self, target: str, value: Tensor, allocate: Allocate = fresh) -> dict[str, Tensor]:
+        """The tensor as transformers' quantizer makes it, by name; bitsandbytes' on the CPU with kernels of our own, to the same bits.
+
+        `allocate` may give the memory for what is left of it.
+        """
         module = self.model.get_submodule(target.rpartition(".")[0])
         if value.device.type == "cpu" and bitsandbytes.is_quantized(module):
             module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  # see `place`
-            return {target: bitsandbytes.quantized_weight(module, value, use_numba=self.is_large, threads=1)}
+            return {target: bitsandbytes.quantized_weight(module, value, count=self._count, threads=1, allocate=allocate)}
         assert self._quantizer is not None
         made = self._quantizer.get_quantize_ops().convert({target: [value]}, full_layer_name=target, model=self.model, missing_keys=set())
         return {name: part[0] if isinstance(part, list) else part for name, part in made.items()}

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from . import four_bit, int8
+from .compiled import is_worth_compiling
+from .pieces import Allocate, fresh
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,8 +45,13 @@ def quantized_bytes(module: Any) -> int:
     return -(-count // 2) + scales + 4 * 16
 
 
-def quantized_weight(module: nn.Module, weight: Tensor, *, use_numba: bool = False, threads: int | None = None) -> Params4bit | Int8Params:
-    """What takes the place of the `weight` of a bitsandbytes layer: quantized by our kernels on the CPU, elsewhere by the library's."""
+def quantized_weight(
+    module: nn.Module, weight: Tensor, *, count: int = 0, threads: int | None = None, allocate: Allocate = fresh
+) -> Params4bit | Int8Params:
+    """What takes the place of the `weight` of a bitsandbytes layer: quantized by our kernels on the CPU, elsewhere by the library's.
+
+    It is one of several weights of `count` elements in all. `allocate` gives the memory of its codes.
+    """
     from bitsandbytes.nn.modules import Int8Params, Params4bit
     from transformers.pytorch_utils import Conv1D
 
@@ -52,12 +59,12 @@ def quantized_weight(module: nn.Module, weight: Tensor, *, use_numba: bool = Fal
         weight = weight.T
     settings = dict(module.weight.__dict__)
     if isinstance(module.weight, Params4bit):
-        return _four_bit(weight, settings, use_numba=use_numba, threads=threads)
+        return _four_bit(weight, settings, use_numba=is_worth_compiling("four_bit", count), threads=threads, allocate=allocate)
     settings.pop("SCB", None)
     if weight.device.type != "cpu" or settings["has_fp16_weights"]:
         unquantized: Any = Int8Params(weight.cpu(), requires_grad=False, **settings)
         return unquantized.to(weight.device)  # which quantizes
-    codes, absmax = int8.quantize(weight, threads=threads)
+    codes, absmax = int8.quantize(weight, use_numba=is_worth_compiling("int8", count), threads=threads, allocate=allocate)
     return Int8Params(codes, requires_grad=False, **{**settings, "CB": codes, "SCB": absmax})
 
 
@@ -92,14 +99,16 @@ def from_parts(module: nn.Module, parts: Mapping[str, Tensor]) -> Tensor:
     return Params4bit(data, requires_grad=False, **{**settings, "quant_state": state, "bnb_quantized": True})
 
 
-def _four_bit(weight: Tensor, settings: dict[str, Any], *, use_numba: bool, threads: int | None) -> Params4bit:
+def _four_bit(weight: Tensor, settings: dict[str, Any], *, use_numba: bool, threads: int | None, allocate: Allocate) -> Params4bit:
     from bitsandbytes.nn.modules import Params4bit
 
     if weight.device.type != "cpu":
         unquantized: Any = Params4bit(weight, requires_grad=False, **settings)
         return unquantized.to(weight.device)  # which quantizes
     blocksize, quant_type, storage = settings["blocksize"], settings["quant_type"], settings["quant_storage"]
-    packed, absmax = four_bit.quantize(weight, quant_type=quant_type, blocksize=blocksize, use_numba=use_numba, threads=threads)
+    packed, absmax = four_bit.quantize(
+        weight, quant_type=quant_type, blocksize=blocksize, use_numba=use_numba, threads=threads, allocate=allocate
+    )
     if storage != torch.uint8:
         packed = packed.squeeze().view(storage).unsqueeze(1)
     state = four_bit.quant_state(

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .compiled import compiled
-from .pieces import PIECE, in_pieces
+from .compiled import as_bits, compiled
+from .pieces import LONG_PIECE, PIECE, Allocate, fresh, in_pieces
 
 if TYPE_CHECKING:
     from bitsandbytes.functional import QuantState
@@ -28,24 +28,32 @@ class _Table(NamedTuple):
 
 
 def quantize(
-    weight: Tensor, *, quant_type: str, blocksize: int = 64, use_numba: bool = False, threads: int | None = None
+    weight: Tensor,
+    *,
+    quant_type: str,
+    blocksize: int = 64,
+    use_numba: bool = False,
+    threads: int | None = None,
+    allocate: Allocate = fresh,
 ) -> tuple[Tensor, Tensor]:
     """Codes, two a byte, as a column of uint8, and the largest magnitude of each block in float32."""
     flat = weight.detach().reshape(-1)
     whole = flat.numel() // blocksize * blocksize
     if flat.device.type != "cpu" or flat.dtype not in _DTYPES or PIECE % blocksize or not whole:
         return _by_the_library(flat, quant_type, blocksize)
-    packed = torch.empty(whole // 2, dtype=torch.uint8)
+    packed = allocate((whole // 2,), torch.uint8)
     absmax = torch.empty(whole // blocksize, dtype=torch.float32)
-    fill = (_compiled_piece() if use_numba else None) or _piece
-    table = _table(quant_type)
+    table, loop = _table(quant_type), compiled("four_bit", flat.dtype) if use_numba else None
 
     def work(start: int, end: int) -> None:
-        blocks = slice(start // blocksize, end // blocksize)
-        fill(flat[start:end].float(), table, packed[start // 2 : end // 2], absmax[blocks])
+        codes, largest = packed[start // 2 : end // 2], absmax[start // blocksize : end // blocksize]
+        if loop is None:
+            _piece(flat[start:end].float(), table, codes, largest)
+        else:
+            loop(*as_bits(flat[start:end]), *table, codes.numpy(), largest.numpy())
 
-    in_pieces(work, whole, threads=threads)
-    if absmax.isnan().any():  # which of several NaN comes out depends on the library's order
+    in_pieces(work, whole, piece=PIECE if loop is None or flat.dtype == torch.float16 else LONG_PIECE, threads=threads)
+    if np.isnan(absmax.numpy()).any():  # which of several NaN comes out depends on the library's order
         return _by_the_library(flat, quant_type, blocksize)
     if whole == flat.numel():
         return packed.unsqueeze(1), absmax
@@ -98,14 +106,3 @@ def _piece(values: Tensor, table: _Table, packed: Tensor, absmax: Tensor) -> Non
         codes.add_(torch.le(scaled, float(bound), out=below).view(torch.uint8), alpha=int(step))
     pairs = codes.view(-1).view(torch.int16)
     packed.copy_((pairs << 4) | (pairs >> 8))
-
-
-def _compiled_piece():
-    loop = compiled("four_bit")
-    if loop is None:
-        return None
-
-    def piece(values: Tensor, table: _Table, packed: Tensor, absmax: Tensor) -> None:
-        loop(values.numpy(), *table, packed.numpy(), absmax.numpy())
-
-    return piece

@@ -2,7 +2,8 @@
 
 The library goes over all weights up to twenty times, and stops once their mean error does not fall. Two things make that short. A group
 whose zero point has not moved is done: nothing about it changes from there on. And the library's shrinking operator, which takes a power
-of each error, gives exactly 0 for errors below 0.17, which hardly a weight ever reaches.
+of each error, gives exactly 0 for errors below 0.17, which hardly a weight ever reaches. Where none does, groups along axis 1 can be
+quantized one after the other (hqq_at_once.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import hqq_at_once
 from .pieces import PIECE, in_pieces
 
 _ITERATIONS, _BETA, _LP_NORM = 20, 10.0, 0.7  # the library's defaults
@@ -23,34 +25,67 @@ _TORCH_GRAIN = 32_768
 
 @torch.no_grad()
 def quantize(
-    weight: Tensor, *, nbits: float = 4, group_size: int | None = 64, axis: int = 0, round_zero: bool = False, threads: int | None = None
+    weight: Tensor,
+    *,
+    nbits: float = 4,
+    group_size: int | None = 64,
+    axis: int = 0,
+    round_zero: bool = False,
+    use_numba: bool = False,
+    threads: int | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Packed codes, and what the library tells of them: `scale`, `zero`, `shape` and the settings."""
     from hqq.core.quantize import Quantizer
 
-    groups = _groups(weight, round(2**nbits - 1), group_size, axis, threads)
-    try:
-        if groups is None:
-            raise _PowersDiffer
-        if round_zero:
-            groups.zero.round_()
-        _Search(groups, threads).run()
-    except _PowersDiffer:
-        settings: dict[str, Any] = {"nbits": nbits, "group_size": group_size, "axis": axis, "round_zero": round_zero}
+    settings: dict[str, Any] = {"nbits": nbits, "group_size": group_size, "axis": axis, "round_zero": round_zero}
+    weights, largest_code = _in_groups(weight, group_size, axis), round(2**nbits - 1)
+    found = None if weights is None else _found(weights, largest_code, axis, round_zero, use_numba, threads)
+    if found is None:
         return Quantizer.quantize(weight, **settings, device=weight.device.type)
+    codes, scale, zero = found
     packing = Quantizer.bit_to_packing[nbits]
     described = {
         "nbits": nbits,
         "group_size": group_size,
         "shape": weight.shape,
-        "scale": 1.0 / groups.scale,
-        "zero": groups.zero,
+        "scale": 1.0 / scale,
+        "zero": zero,
         "axis": axis,
         "packing": packing,
         "unpack_view_dtype": Quantizer.unpack_view_dtype[packing],
         "view_as_float": False,
     }
-    return Quantizer.pack[packing](_codes(groups, threads)), described
+    return Quantizer.pack[packing](codes), described
+
+
+def _in_groups(weight: Tensor, group_size: int | None, axis: int) -> Tensor | None:
+    """The matrix with groups for its rows (`axis` 1) or columns. None where only the library knows what comes out."""
+    if weight.device.type != "cpu" or weight.dim() != 2 or not weight.numel() or weight.numel() % (group_size or 1):
+        return None
+    weights = weight.detach()
+    if group_size is not None:
+        weights = weights.reshape([-1, group_size] if axis == 1 else [group_size, -1])
+    return None if weights.shape[axis] > PIECE else weights
+
+
+def _found(
+    weights: Tensor, largest_code: int, axis: int, round_zero: bool, use_numba: bool, threads: int | None
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Codes, scales and zero points as the library finds them; None where only it can."""
+    if use_numba and axis == 1:
+        limits: dict[str, Any] = {"largest_code": largest_code, "iterations": _ITERATIONS, "largest_error": _NO_SHRINKING}
+        if (found := hqq_at_once.quantize(weights, **limits, round_zero=round_zero, threads=threads)) is not None:
+            return found
+    groups = _groups(weights, largest_code, axis, threads)
+    if groups is None:
+        return None
+    if round_zero:
+        groups.zero.round_()
+    try:
+        _Search(groups, threads).run()
+    except _PowersDiffer:
+        return None
+    return _codes(groups, threads), groups.scale, groups.zero
 
 
 @dataclass
@@ -84,15 +119,8 @@ class _Groups:
             values.index_copy_(1 - self.axis, which[start:end], new)
 
 
-def _groups(weight: Tensor, largest_code: int, group_size: int | None, axis: int, threads: int | None) -> _Groups | None:
+def _groups(weights: Tensor, largest_code: int, axis: int, threads: int | None) -> _Groups | None:
     """Groups with the scales that the library begins with. None where only the library knows what comes out."""
-    if weight.device.type != "cpu" or weight.dim() != 2 or not weight.numel() or weight.numel() % (group_size or 1):
-        return None
-    weights = weight.detach()
-    if group_size is not None:
-        weights = weights.reshape([-1, group_size] if axis == 1 else [group_size, -1])
-    if weights.shape[axis] > PIECE:
-        return None
     least = torch.empty([1, weights.shape[1]] if axis == 0 else [weights.shape[0], 1])
     groups = _Groups(weights, axis, largest_code, torch.empty_like(least), least)
     most = groups.scale

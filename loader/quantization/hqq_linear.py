@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def quantized_linear(
-    weight: Tensor, bias: Tensor | None, quant_config: dict[str, Any], *, compute_dtype: torch.dtype, threads: int | None = None
+    weight: Tensor,
+    bias: Tensor | None,
+    quant_config: dict[str, Any],
+    *,
+    compute_dtype: torch.dtype,
+    use_numba: bool = False,
+    threads: int | None = None,
 ) -> HQQLinear:
     """An HQQLinear on the weight's device. `quant_config` is what `hqq.core.quantize.BaseQuantizeConfig` makes."""
     from hqq.core.quantize import HQQLinear
@@ -30,7 +36,7 @@ def quantized_linear(
         settings["group_size"] = weight.shape[settings["axis"]]
     layer.out_features, layer.in_features = weight.shape
     chosen = {key: settings[key] for key in ("nbits", "group_size", "axis", "round_zero")}
-    layer.W_q, described = hqq.quantize(weight, **chosen, threads=threads)
+    layer.W_q, described = hqq.quantize(weight, **chosen, use_numba=use_numba, threads=threads)
     layer.meta = {**described, "quant_scale": False, "quant_zero": False}
     layer.cuda("cpu")  # the library's word for "to this device, in the compute dtype"
     layer.ready = True

@@ -25,6 +25,9 @@ _KINDS = (
 )
 
 
+Identity = tuple[int, int, int, int]  # size, times of the last change to the content and to anything in nanoseconds, inode
+
+
 class LocalFile:
     """One regular file, open for ranged reads."""
 
@@ -33,6 +36,11 @@ class LocalFile:
         self._descriptor = _open_regular(path, name)
         self._opened = os.fstat(self._descriptor)
         self.size = self._opened.st_size
+
+    @property
+    def identity(self) -> Identity:
+        """What tells the file, as it was opened, from any other and from what it was before."""
+        return identity_of(self._opened)
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, fewer only at the end of the file."""
@@ -52,11 +60,12 @@ class LocalFile:
         """Close the file; raises InvalidCheckpointError if it has changed since it was opened, unless another error says more."""
         closed = os.fstat(self._descriptor)
         os.close(self._descriptor)
-        if error is None and _identity(closed) != _identity(self._opened):
+        if error is None and identity_of(closed) != self.identity:
             raise InvalidCheckpointError("the file changed while it was read", file=self.name, hint="try again when it is whole")
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+def identity_of(status: os.stat_result) -> Identity:
+    """What tells a file from any other and from what it was before."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 

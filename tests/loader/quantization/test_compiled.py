@@ -7,16 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 QUANTIZE = """
 import torch
-from mlload.loader.quantization import four_bit
+from mlload.loader.quantization import int8
 from mlload.loader.quantization.compiled import compiled
 weight = torch.randn(8, 64)
-plain, fast = (four_bit.quantize(weight, quant_type="nf4", use_numba=use_numba) for use_numba in (False, True))
+plain, fast = (int8.quantize(weight, use_numba=use_numba) for use_numba in (False, True))
 assert all(map(torch.equal, plain, fast))
-print(compiled("four_bit") is None)
+print(compiled("int8", torch.float32) is None)
 """
 
 
@@ -31,11 +29,12 @@ def test_a_cache_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> No
     assert run(QUANTIZE, NUMBA_CACHE_DIR=str(tmp_path / "file" / "cache")) == "False"
 
 
-def test_the_cache_is_kept(tmp_path: Path) -> None:
+def test_what_is_kept_is_compiled_again_where_it_is_damaged(tmp_path: Path) -> None:
     run(QUANTIZE, NUMBA_CACHE_DIR=str(tmp_path))
-    assert list(tmp_path.rglob("kernels.four_bit-*.nbi"))
+    (kept,) = tmp_path.rglob("kernels.int8-*.nbc")
+    os.truncate(kept, kept.stat().st_size // 2)
+    assert run(QUANTIZE, NUMBA_CACHE_DIR=str(tmp_path)) == "False"
 
 
-@pytest.mark.parametrize("before", ["import sys; sys.modules['numba'] = None"])
-def test_without_numba_torch_does_it(before: str) -> None:
-    assert run(before + QUANTIZE) == "True"
+def test_without_numba_torch_does_it() -> None:
+    assert run("import sys; sys.modules['numba'] = None" + QUANTIZE) == "True"

@@ -7,7 +7,7 @@ import torch
 from hard_weights import DTYPES, KINDS, hard, same_bits
 from hqq.core.quantize import Quantizer
 
-from mlload.loader.quantization import hqq
+from mlload.loader.quantization import hqq, hqq_at_once
 
 BITS = [8, 4, 3, 2, 1]
 axes = pytest.mark.parametrize("axis", [0, 1])
@@ -15,9 +15,14 @@ axes = pytest.mark.parametrize("axis", [0, 1])
 
 def is_the_librarys(weight: torch.Tensor, **settings: object) -> bool:
     expected, told = Quantizer.quantize(weight, **settings, device="cpu")
-    packed, described = hqq.quantize(weight, **settings)
-    tensors = [(packed, expected)] + [(described.pop(key), told.pop(key)) for key in ("scale", "zero")]
-    return all(same_bits(*pair) for pair in tensors) and list(described.items()) == list(told.items())
+    return all(is_equal(hqq.quantize(weight, **settings, use_numba=use_numba), expected, told) for use_numba in (False, True))
+
+
+def is_equal(quantized: tuple[torch.Tensor, dict[str, object]], expected: torch.Tensor, told: dict[str, object]) -> bool:
+    packed, described = quantized
+    scales = [(described.pop(key), told[key]) for key in ("scale", "zero")]
+    rest = [(key, value) for key, value in told.items() if key not in ("scale", "zero")]
+    return all(same_bits(*pair) for pair in [(packed, expected), *scales]) and list(described.items()) == rest
 
 
 @axes
@@ -36,7 +41,7 @@ def test_hard_values(kind: str, dtype: str, axis: int) -> None:
 
 
 @axes
-@pytest.mark.parametrize("group_size", [8, 16, 64, 128, None])
+@pytest.mark.parametrize("group_size", [8, 16, 32, 64, 128, None])
 @pytest.mark.parametrize("shape", [(2, 128), (48, 320), (30, 1024), (48, 528)], ids=str)
 def test_groups(shape: tuple[int, int], group_size: int | None, axis: int) -> None:
     assert is_the_librarys(hard("outliers", shape), group_size=group_size, axis=axis)
@@ -46,6 +51,33 @@ def test_groups(shape: tuple[int, int], group_size: int | None, axis: int) -> No
 @pytest.mark.parametrize("scale", [1, 100])
 def test_a_matrix_that_torch_shares_among_threads(scale: int, axis: int) -> None:
     assert is_the_librarys(hard("normal", (511, 320)) * scale, axis=axis, nbits=8)
+
+
+# ---- in one compiled pass ----
+
+
+def at_once(weights: torch.Tensor) -> object:
+    return hqq_at_once.quantize(weights, largest_code=15, iterations=20, largest_error=0.16, round_zero=False, threads=1)
+
+
+def test_ordinary_weights_are_quantized_in_one_pass() -> None:
+    assert at_once(hard("normal", (1024, 64))) is not None
+    assert at_once(hard("normal", (1024, 64)) * 100) is None  # errors would be shrunk
+    assert at_once(hard("normal", (1024, 48))) is None
+
+
+def test_groups_of_as_many_as_torch_adds_up_at_once() -> None:
+    assert is_the_librarys(hard("outliers", (64, 4096)), group_size=512, axis=1)
+
+
+@pytest.mark.parametrize(("groups", "threads"), [(10, 1), (10, 5), (5_120, 2), (5_120, 5), (300_000, 1)])
+def test_sums_are_torchs(groups: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert hqq_at_once.adds_up_as_torch(groups, threads)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_without_groups_and_odd() -> None:
