@@ -57,7 +57,7 @@ class HqqQuantizer(HfQuantizer):
     """Puts HQQ's layers in the place of linear ones, and quantizes weights for them."""
 
     quantization_config: HqqSettings
-    _is_worth_compiling = False
+    _kernel: Mapping[str, Any]
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **_: object) -> bool:
         """Whether it is of a layer that was replaced, and not its bias."""
@@ -80,7 +80,7 @@ class HqqQuantizer(HfQuantizer):
         weight = values[full_layer_name][0]
         weight = weight.T.contiguous() if layer.transposed else weight
         config = {**layer.quant_config, "offload_meta": False}
-        made: Any = quantized_linear(weight, None, config, compute_dtype=layer.compute_dtype, use_numba=self._is_worth_compiling, threads=1)
+        made: Any = quantized_linear(weight, None, config, compute_dtype=layer.compute_dtype, threads=1, **self._kernel)
         return {f"{path}.W_q": made.W_q, f"{path}.scale": made.meta["scale"], f"{path}.zero": made.meta["zero"]}
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> Any:
@@ -127,7 +127,7 @@ class HqqQuantizer(HfQuantizer):
             model.set_submodule(path, layer)
         self._check(model)
         weights = sum(layer.in_features * layer.out_features for layer in _layers(model).values())
-        self._is_worth_compiling = is_worth_compiling("hqq_search", weights)
+        self._kernel = {"use_numba": is_worth_compiling("hqq_search", weights), "torch_threads": torch.get_num_threads()}
 
     def _check(self, model: PreTrainedModel) -> None:
         layers = _layers(model)

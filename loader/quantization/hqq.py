@@ -16,11 +16,11 @@ from torch import Tensor
 
 from . import hqq_at_once
 from .pieces import PIECE, in_pieces
+from .torch_sums import mean, shares
 
 _ITERATIONS, _BETA, _LP_NORM = 20, 10.0, 0.7  # the library's defaults
 _NO_SHRINKING = 0.16  # |x| - |x|**-0.3 / 10 is below 0 for every |x| < 0.1 ** (1 / 1.3) = 0.1701
 _VECTOR = 32  # torch computes powers of this many elements at once, and a rest of fewer by another function with other last bits
-_TORCH_GRAIN = 32_768
 
 
 @torch.no_grad()
@@ -33,13 +33,18 @@ def quantize(
     round_zero: bool = False,
     use_numba: bool = False,
     threads: int | None = None,
+    torch_threads: int | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Packed codes, and what the library tells of them: `scale`, `zero`, `shape` and the settings."""
+    """Packed codes, and what the library tells of them: `scale`, `zero`, `shape` and the settings.
+
+    `torch_threads` is how many share the library's sums, whose last bits depend on it: where it is called, if not here.
+    """
     from hqq.core.quantize import Quantizer
 
+    torch_threads = torch_threads or torch.get_num_threads()
     settings: dict[str, Any] = {"nbits": nbits, "group_size": group_size, "axis": axis, "round_zero": round_zero}
     weights, largest_code = _in_groups(weight, group_size, axis), round(2**nbits - 1)
-    found = None if weights is None else _found(weights, largest_code, axis, round_zero, use_numba, threads)
+    found = None if weights is None else _found(weights, largest_code, axis, round_zero, use_numba, threads, torch_threads)
     if found is None:
         return Quantizer.quantize(weight, **settings, device=weight.device.type)
     codes, scale, zero = found
@@ -69,12 +74,12 @@ def _in_groups(weight: Tensor, group_size: int | None, axis: int) -> Tensor | No
 
 
 def _found(
-    weights: Tensor, largest_code: int, axis: int, round_zero: bool, use_numba: bool, threads: int | None
+    weights: Tensor, largest_code: int, axis: int, round_zero: bool, use_numba: bool, threads: int | None, torch_threads: int
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Codes, scales and zero points as the library finds them; None where only it can."""
     if use_numba and axis == 1:
-        limits: dict[str, Any] = {"largest_code": largest_code, "iterations": _ITERATIONS, "largest_error": _NO_SHRINKING}
-        if (found := hqq_at_once.quantize(weights, **limits, round_zero=round_zero, threads=threads)) is not None:
+        task = hqq_at_once.Task(weights, largest_code, round_zero, _ITERATIONS, threads, torch_threads)
+        if (found := hqq_at_once.quantize(task, largest_error=_NO_SHRINKING)) is not None:
             return found
     groups = _groups(weights, largest_code, axis, threads)
     if groups is None:
@@ -82,7 +87,7 @@ def _found(
     if round_zero:
         groups.zero.round_()
     try:
-        _Search(groups, threads).run()
+        _Search(groups, threads, torch_threads).run()
     except _PowersDiffer:
         return None
     return _codes(groups, threads), groups.scale, groups.zero
@@ -146,14 +151,14 @@ class _PowersDiffer(Exception):
 class _Search:
     """The library's search for better zero points, on those groups only that still move."""
 
-    def __init__(self, groups: _Groups, threads: int | None) -> None:
-        self._groups, self._threads = groups, threads
+    def __init__(self, groups: _Groups, threads: int | None, torch_threads: int) -> None:
+        self._groups, self._threads, self._torch_threads = groups, threads, torch_threads
         self._errors = torch.empty(groups.weights.shape)
         # Sums down a column differ in their last bits with the column's place: columns are summed as the library does, all at once.
         self._rests = torch.empty(groups.weights.shape) if groups.axis == 0 else None
         self._zero = groups.zero.clone()
         self._moving: Tensor | None = None
-        self._powers_alike = _powers_are_alike(groups.weights.numel())
+        self._powers_alike = _powers_are_alike(groups.weights.numel(), torch_threads)
 
     def run(self) -> None:
         """Leave the zero points in `groups` that the library would. Raises _PowersDiffer."""
@@ -166,7 +171,9 @@ class _Search:
             moved = self._zero.view(torch.int32) != groups.zero.view(torch.int32)
             groups.zero.copy_(self._zero)
             self._moving = moved.flatten().nonzero().flatten()
-            error = self._errors.mean()  # over all weights in the library's order: this number's last bit decides when it stops
+            error = mean(
+                self._errors, self._torch_threads
+            )  # over all weights in the library's order: this number's last bit decides when it stops
             if not error < best or not len(self._moving):
                 return
             best = error
@@ -197,10 +204,9 @@ class _Search:
         return shrink_lp_op(whole, _BETA, _LP_NORM)[: error.numel()].view(error.shape)
 
 
-def _powers_are_alike(count: int) -> bool:
+def _powers_are_alike(count: int, torch_threads: int) -> bool:
     """Whether torch would compute powers of so many elements, shared among its threads, in whole vectors only."""
-    threads = min(torch.get_num_threads(), -(-count // _TORCH_GRAIN))
-    return count % _VECTOR == 0 and -(-count // threads) % _VECTOR == 0
+    return count % _VECTOR == 0 and -(-count // shares(count, torch_threads)) % _VECTOR == 0
 
 
 def _codes(groups: _Groups, threads: int | None) -> Tensor:

@@ -22,8 +22,9 @@ def quantized_linear(
     compute_dtype: torch.dtype,
     use_numba: bool = False,
     threads: int | None = None,
+    torch_threads: int | None = None,
 ) -> HQQLinear:
-    """An HQQLinear on the weight's device. `quant_config` is what `hqq.core.quantize.BaseQuantizeConfig` makes."""
+    """An HQQLinear on the weight's device. `quant_config` is what `hqq.core.quantize.BaseQuantizeConfig` makes; the rest as in hqq.py."""
     from hqq.core.quantize import HQQLinear
 
     asked = quant_config["weight_quant_params"]
@@ -36,7 +37,7 @@ def quantized_linear(
         settings["group_size"] = weight.shape[settings["axis"]]
     layer.out_features, layer.in_features = weight.shape
     chosen = {key: settings[key] for key in ("nbits", "group_size", "axis", "round_zero")}
-    layer.W_q, described = hqq.quantize(weight, **chosen, use_numba=use_numba, threads=threads)
+    layer.W_q, described = hqq.quantize(weight, **chosen, use_numba=use_numba, threads=threads, torch_threads=torch_threads)
     layer.meta = {**described, "quant_scale": False, "quant_zero": False}
     layer.cuda("cpu")  # the library's word for "to this device, in the compute dtype"
     layer.ready = True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from hard_weights import DTYPES, KINDS, hard, same_bits
@@ -57,7 +60,7 @@ def test_a_matrix_that_torch_shares_among_threads(scale: int, axis: int) -> None
 
 
 def at_once(weights: torch.Tensor) -> object:
-    return hqq_at_once.quantize(weights, largest_code=15, iterations=20, largest_error=0.16, round_zero=False, threads=1)
+    return hqq_at_once.quantize(hqq_at_once.Task(weights, 15, False, 20, 1, 2), largest_error=0.16)
 
 
 def test_ordinary_weights_are_quantized_in_one_pass() -> None:
@@ -72,12 +75,31 @@ def test_groups_of_as_many_as_torch_adds_up_at_once() -> None:
 
 @pytest.mark.parametrize(("groups", "threads"), [(10, 1), (10, 5), (5_120, 2), (5_120, 5), (300_000, 1)])
 def test_sums_are_torchs(groups: int, threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         assert hqq_at_once.adds_up_as_torch(groups, threads)
+    with torch_threads(1):
+        assert hqq_at_once.adds_up_as_torch.__wrapped__(groups, threads)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("scale", [1, 100])
+def test_where_torch_has_one_thread_the_bits_are_those_of_many(scale: int) -> None:
+    weight = hard("normal", (512, 384)) * scale
+    with torch_threads(3):
+        expected, told = Quantizer.quantize(weight, nbits=8, axis=1, device="cpu")
+    with torch_threads(1):
+        for use_numba in (False, True):
+            got = hqq.quantize(weight, nbits=8, axis=1, use_numba=use_numba, torch_threads=3)
+            assert is_equal(got, expected, told)
 
 
 def test_without_groups_and_odd() -> None:
