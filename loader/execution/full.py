@@ -42,7 +42,7 @@ def fill(
     """
     with solo_threads(workers) as pool, ThreadPoolExecutor(1) as disk:
         under_way: deque[_UnitUnderWay] = deque()
-        for unit in _with_disk_ahead(plan.units, files, device, disk):
+        for unit in _with_disk_ahead(plan.units, files, device, disk, cache):
             steps = _take(unit, skeleton, cache, device) if cache is not None and unit.is_quantized else unit.steps
             run = UnitReader(unit, skeleton, files, device).run
             under_way.append(_UnitUnderWay(unit, [(step, pool.submit(run, step)) for step in steps]))
@@ -70,12 +70,15 @@ class _UnitUnderWay:
             progress(self.unit)
 
 
-def _with_disk_ahead(units: Sequence[Unit], files: WeightFiles, device: torch.device, disk: Executor) -> Iterator[Unit]:
+def _with_disk_ahead(
+    units: Sequence[Unit], files: WeightFiles, device: torch.device, disk: Executor, cache: QuantizedCache | None
+) -> Iterator[Unit]:
     """The units, while the disk reads what the next ones will copy; pages that become the model's are read when they are used."""
     for number, unit in enumerate(units):
         last = number + _UNITS_READ_AHEAD
         for coming in units[number and last - 1 : last]:
-            steps = [step for step in coming.steps if device.type != "cpu" or not step.is_view]
+            is_kept = cache is not None and cache.holds(coming.name)
+            steps = [step for step in coming.steps if not (is_kept and step.quantized) and (device.type != "cpu" or not step.is_view)]
             disk.submit(files.read_ahead, [entry for step in steps for entry, _ in step.sources])
         yield unit
 

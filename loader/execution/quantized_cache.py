@@ -86,6 +86,10 @@ class QuantizedCache:
         """What was there at the beginning."""
         return "hit" if self.found == self.total else "partial" if self.found else "miss"
 
+    def holds(self, unit: str) -> bool:
+        """Whether the unit was there at the beginning."""
+        return unit in self._there
+
     def take(self, unit: str) -> Mapping[str, Parts] | None:
         """The parts of each quantized weight of a unit, as pages of its file; None where they are to be made."""
         entries = self._there.get(unit) or self._whole(unit)  # another process may have written it by now

@@ -23,6 +23,7 @@ from transformers.core_model_loading import (
     rename_source_key,
     revert_weight_conversion,
 )
+from transformers.initialization import no_init_weights
 from transformers.monkey_patching import patch_output_recorders
 from transformers.quantizers.auto import get_hf_quantizer
 from transformers.utils.loading_report import LoadStateDictInfo
@@ -128,7 +129,8 @@ class Skeleton:
             patch_output_recorders(model)
             targets = model.state_dict()
             if quantizer is not None:
-                quantizer.preprocess_model(model=model, dtype=dtype, device_map={"": device}, checkpoint_files=None, use_kernels=False)
+                with no_init_weights():  # new layers on the meta device have none, but would take their time
+                    quantizer.preprocess_model(model=model, dtype=dtype, device_map={"": device}, checkpoint_files=None, use_kernels=False)
                 targets = model.state_dict() if quantizer.pre_quantized else targets
         return cls(model, dtype, dict(targets), quantizer)
 
