@@ -14,6 +14,9 @@ if TYPE_CHECKING:
         detect_architecture,
         detect_architecture_from_tensors,
     )
+    from .loader.bench.bench import bench_load
+    from .loader.bench.grid import BenchGrid
+    from .loader.bench.report import BenchReport
     from .loader.checkpoint import Checkpoint
     from .loader.diff import DiffReport, diff
     from .loader.errors import (
@@ -59,6 +62,9 @@ _MODULES = {
     "RopeScaling": ".loader.architecture",
     "detect_architecture": ".loader.architecture",
     "detect_architecture_from_tensors": ".loader.architecture",
+    "bench_load": ".loader.bench.bench",
+    "BenchGrid": ".loader.bench.grid",
+    "BenchReport": ".loader.bench.report",
     "Checkpoint": ".loader.checkpoint",
     "DiffReport": ".loader.diff",
     "diff": ".loader.diff",
@@ -97,6 +103,8 @@ __all__ = [
     "AccessDeniedError",
     "ArchitectureConfig",
     "Backend",
+    "BenchGrid",
+    "BenchReport",
     "CPUModelLoader",
     "CUDAModelLoader",
     "Checkpoint",
@@ -127,6 +135,7 @@ __all__ = [
     "ThresholdExceededError",
     "UsageError",
     "__version__",
+    "bench_load",
     "detect_architecture",
     "detect_architecture_from_tensors",
     "diff",

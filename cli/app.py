@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .bench_load import bench_load
 from .inspect import inspect
 from .load import load
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(inspect)
 app.command()(load)
+app.command("bench-load")(bench_load)
 
 
 def _print_version(asked: bool) -> None:

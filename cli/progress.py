@@ -23,3 +23,36 @@ def unit_progress(plan: LoadPlan) -> Iterator[Callable[[Unit], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("load", total=plan.source_bytes, unit="")
         yield lambda unit: bars.update(task, advance=unit.source_bytes, unit=printable(unit.name, limit=40))
+
+
+@contextmanager
+def byte_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for bytes that are written: how many more, of how many; silent where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda size, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn(what, markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("write", total=None)
+        yield lambda size, total: bars.update(task, advance=size, total=total)
+
+
+@contextmanager
+def run_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for runs: what runs now, how many are done, of how many; silent where stderr is no terminal.
+
+    It is drawn between runs only: a bar that moves would take time from the process that is measured.
+    """
+    if not sys.stderr.isatty():
+        yield lambda label, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda label, done, total: bars.update(task, description=printable(label), completed=done, total=total, refresh=True)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .errors import MlloadError
+
 _SCRATCH = ".tmp"
 
 
@@ -57,6 +59,22 @@ def scratch_file(path: Path) -> Iterator[tuple[int, Path]]:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file there, in place of what was there before. Raises MlloadError, which names it; then nothing has changed."""
+    try:
+        with replacing(path) as descriptor:
+            write_all(descriptor, content)
+    except OSError as error:
+        raise MlloadError(f"{path} can't be written: {error.strerror}") from None
+
+
+def write_all(descriptor: int, content: bytes | memoryview) -> None:
+    """Write every byte, as large as it may be."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def is_being_written(path: Path) -> bool:

@@ -23,6 +23,7 @@ except ImportError:
 import torch
 from torch import Tensor
 
+from ..cache_folder import cache_folder
 from ..dtypes import TORCH_NAMES
 from ..errors import InvalidCheckpointError, NotFoundError
 from ..formats.safetensors import read_header
@@ -42,17 +43,9 @@ _BETWEEN = "#"  # a weight's name and that of its part
 _UNKNOWN_CRC = '"crc32":"00000000"'
 
 
-def cache_folder() -> Path | None:
-    """Where quantized weights are kept: below MLLOAD_CACHE, else in the user's cache; None for a user without a home."""
-    if own := os.environ.get("MLLOAD_CACHE"):
-        return Path(own) / "quantized"
-    users = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return users / "mlload" / "quantized" if users.is_absolute() else None
-
-
 def open_cache(key: str, plan: LoadPlan, sources: SourceFiles, *, mapped: bool, workers: int) -> QuantizedCache | None:
     """The cache of `plan`, with what is there checked by as many threads as `workers`; None for a user without a home."""
-    root = cache_folder()
+    root = cache_folder("quantized")
     units = [unit.name for unit in plan.units if unit.is_quantized]
     return root and QuantizedCache(root, key, units, is_current=sources.are_unchanged, mapped=mapped, workers=workers)
 

@@ -1,0 +1,41 @@
+"""This package, as `mlload load` uses it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from ...loading import plan_load
+from ...settings import CacheMode, LoadingStrategy, ModelLoadingConfig, QuantizationConfig, QuantizationMethod
+from ..case import NOT_QUANTIZED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..job import Job
+    from ..phases import Phases
+
+
+def load(job: Job, phases: Phases) -> PreTrainedModel:
+    """Plan, and carry the plan out. Its own seconds tell the phases; what is between them goes to planning and placing."""
+    planned = plan_load(_settings(job))
+    before = dict(planned.seconds)
+    phases.end_several({"import": before["import"]}, rest="plan")
+    phases.tell(strategy=planned.strategy.value, workers=planned.workers, predicted=asdict(planned.prediction.peak))
+    loaded = planned.execute()
+    phases.end_several({name: value for name, value in loaded.seconds.items() if name not in before}, rest="place")
+    return loaded.model
+
+
+def _settings(job: Job) -> ModelLoadingConfig:
+    case = job.case
+    return ModelLoadingConfig(
+        job.folder,
+        loading_strategy=None if case.strategy is None else LoadingStrategy(case.strategy),
+        quantization_config=None if case.quantize == NOT_QUANTIZED else QuantizationConfig(QuantizationMethod(case.quantize)),
+        quantized_cache=CacheMode.OFF if case.quantize == NOT_QUANTIZED else CacheMode(job.cache),
+        dtype=case.dtype,
+        device=case.device,
+        resident=job.resident if case.strategy == LoadingStrategy.STREAMING.value else None,
+        loading_workers=case.workers,
+    )
