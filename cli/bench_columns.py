@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..loader.bench.report import BenchReport
 from ..loader.bench.row import Row
 from ..loader.memory import Memory
-from ..loader.text import format_bytes, printable
+from ..loader.text import counted, format_bytes, printable
 
 _DASH = "-"
 
@@ -44,8 +44,8 @@ def limits_line(report: BenchReport) -> str:
 
 def title_line(report: BenchReport) -> str:
     """What was loaded, and how often."""
-    runs = max((len(row.runs) for row in report.rows), default=0)
-    return f"{printable(report.reference)}: {format_bytes(report.weight_bytes)} of weights in {report.tensors:,} tensors, {runs} runs each"
+    runs = counted(max((len(row.runs) for row in report.rows), default=0), "run")
+    return f"{printable(report.reference)}: {format_bytes(report.weight_bytes)} of weights in {report.tensors:,} tensors, {runs} each"
 
 
 def comparison_cells(report: BenchReport) -> list[tuple[str, ...]]:
@@ -81,7 +81,7 @@ def _ratio(row: Row) -> str:
 def _predicted(row: Row) -> str:
     if row.predicted is None:
         return _DASH
-    return f"{_memory(row.predicted)}"
+    return _memory(row.predicted)
 
 
 def _memory(memory: Memory) -> str:

@@ -96,6 +96,7 @@ def bench_load(
             calibrated=save is not None,
             baseline=compare,
             max_regression=limit,
+            reference=synthetic,
             progress=progress,
         )
     _show(report, form, predicted=predicted)

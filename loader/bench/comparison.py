@@ -23,7 +23,7 @@ SCHEMA = "mlload.bench/1"
 _MOST_BYTES = 100_000_000
 _SHORTEST_LOAD = 0.5  # seconds; less is the machine's mood
 _SMALLEST_PEAK = 64 << 20  # bytes; the interpreter's own memory moves by some
-_SURE = 0.975
+_SURE = 0.95
 
 Samples = Mapping[str, Sequence[float]]  # of a row, by measure
 

@@ -16,18 +16,18 @@ from ..execution.model_class import model_class_and_config, own_dtype
 from ..execution.skeleton import Skeleton, as_stored
 from ..writing import replacing, write_all
 
-_SHARD_BYTES = 5_000_000_000  # at most, as on the hub
 _BLOCK = (8 << 20) + 4099  # random numbers; a prime above a power of two, so that no two rows of a matrix are alike
 _SPREAD = 0.02  # as models are initialised: sums over a hidden size stay finite in any dtype
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Every tensor of a checkpoint, by the name that it is stored under, with its shape; all of one dtype."""
+    """Every tensor of a checkpoint, by the name that it is stored under, with its shape; all of one dtype, cut into shards of a size."""
 
     config: Mapping[str, object]
     tensors: Mapping[str, tuple[int, ...]]
     dtype: torch.dtype
+    shard_bytes: int = 5_000_000_000  # at most, as on the hub
 
     @property
     def nbytes(self) -> int:
@@ -43,7 +43,7 @@ class Blueprint:
         names: list[str] = []
         filled = 0
         for name in self.tensors:
-            if names and filled + self.size(name) > _SHARD_BYTES:
+            if names and filled + self.size(name) > self.shard_bytes:
                 yield names
                 names, filled = [], 0
             names.append(name)

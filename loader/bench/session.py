@@ -24,7 +24,7 @@ from .spread import Ratio
 
 Progress = Callable[[str, int, int], None]  # what runs now, how many runs are done, of how many
 
-_MOST_ROUNDS = 4  # times as many as asked, where a comparison is in doubt
+_MOST_ROUNDS = 3  # times as many as asked, where a comparison is in doubt
 _BUSY = 0.05  # share of the time that cores were waited for
 _WIDE = 0.25  # spread of a row's own seconds
 _DOUBTFUL = 0.1  # width of a ratio's interval in which no difference lies, too

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import architectures
+import bench_overhead
+import compare_gate
 import conformance_table
 import inspect_local
 import inspect_remote
@@ -16,7 +19,20 @@ import load_models
 import quantize_kernels
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-PACKAGES = ("torch", "transformers", "huggingface_hub", "accelerate", "hf-mem", "typer", "rich", "bitsandbytes", "hqq", "numba")
+PACKAGES = """
+    torch transformers huggingface_hub accelerate safetensors runai-model-streamer fastsafetensors hf-mem typer rich bitsandbytes hqq numba
+""".split()
+
+# Title, the script that measures it alone, and what yields its lines.
+SECTIONS: tuple[tuple[str, str, Callable[[], Iterable[str]]], ...] = (
+    ("`mlload inspect`, local", "inspect_local.py", inspect_local.measure),
+    ("`mlload inspect`, a hub at 0 ms", "inspect_remote.py", partial(inspect_remote.measure, 0)),
+    ("`mlload inspect`, a hub at 50 ms", "inspect_remote.py", partial(inspect_remote.measure, 50)),
+    ("Loading whole models", "load_models.py", load_models.measure),
+    ("Quantizing on a CPU", "quantize_kernels.py", quantize_kernels.measure),
+    ("What measuring costs", "bench_overhead.py", bench_overhead.measure),
+    ("Whether `bench-load --compare` can be trusted", "compare_gate.py", compare_gate.measure),
+)
 
 
 def write(name: str, lines: Iterable[str]) -> None:
@@ -42,23 +58,11 @@ def benchmarks() -> Iterable[str]:
     yield ""
     yield "Written by `make bench`. Whole processes, timed from outside, in turn (A B A B) after a warm-up; medians; peaks by the kernel."
     yield machine()
-    yield ""
-    yield "## `mlload inspect`, local: `python tests/benchmarks/inspect_local.py`"
-    yield ""
-    yield from inspect_local.measure()
-    for delay in (0, 50):
+    for title, script, measure in SECTIONS:
         yield ""
-        yield f"## `mlload inspect`, a hub at {delay} ms: `python tests/benchmarks/inspect_remote.py`"
+        yield f"## {title}: `python tests/benchmarks/{script}`"
         yield ""
-        yield from inspect_remote.measure(delay)
-    yield ""
-    yield "## Loading whole models: `python tests/benchmarks/load_models.py`"
-    yield ""
-    yield from load_models.measure()
-    yield ""
-    yield "## Quantizing on a CPU: `python tests/benchmarks/quantize_kernels.py`"
-    yield ""
-    yield from quantize_kernels.measure()
+        yield from measure()
 
 
 def main() -> None:
