@@ -116,7 +116,7 @@ _COLUMNS = [
     Column("peak mapped", lambda row: format_bytes(row.peak.mapped)),
     Column("peak device", lambda row: format_bytes(row.peak.device), lambda rows: any(row.peak.device for row in rows)),
     Column("from storage", lambda row: format_bytes(row.read_bytes)),
-    Column("GB/s", lambda row: f"{row.bytes_per_second / 1e9:.2f}"),
+    Column("GB/s", lambda row: f"{row.bytes_per_second / 1e9:.3g}"),
     Column("of the limit", _share_of_limit),
     Column("first token s", _first_token, lambda rows: any(row.fact("first_token_seconds") is not None for row in rows)),
     Column("tokens/s", _tokens, lambda rows: any(row.fact("tokens_per_second") is not None for row in rows)),

@@ -12,11 +12,11 @@ from conftest import Outcome
 import mlload
 
 PUBLIC = """
-AccessDeniedError ArchitectureConfig Backend CPUModelLoader CUDAModelLoader Checkpoint DiffReport DoesNotFitError InspectReport
-InvalidCheckpointError LoadPlan LoadingStrategy MLXModelLoader MPSModelLoader MissingDependencyError MlloadError ModelArchitecture
+AccessDeniedError ArchitectureConfig Backend BenchGrid BenchReport CPUModelLoader CUDAModelLoader Checkpoint DiffReport DoesNotFitError
+InspectReport InvalidCheckpointError LoadPlan LoadingStrategy MLXModelLoader MPSModelLoader MissingDependencyError MlloadError ModelArchitecture
 ModelLoader ModelLoaderFactory ModelLoadingConfig NetworkError NotFoundError PreTrainedCausalLM PreTrainedVLM QuantizationConfig
 QuantizationMethod QuantizedModelLoader RopeScaling StandardModelLoader StateDict ThresholdExceededError UsageError __version__
-detect_architecture detect_architecture_from_tensors diff inspect load_model_and_tokenizer
+bench_load detect_architecture detect_architecture_from_tensors diff inspect load_model_and_tokenizer
 """.split()
 
 INSPECT_KEYS = """
@@ -37,12 +37,22 @@ PLAN_KEYS = """
 schema reference class_name kind backend device strategy workers dtype read_bytes model_bytes peak loaded units missing unexpected ties
 """.split()
 
+BENCH_KEYS = "schema reference weight_bytes tensors machine limits rows calibration warnings comparison".split()
+BENCH_ROW_KEYS = """
+label engine strategy quantize device dtype workers page_cache problem exit_code seconds load_seconds ratio waited_share phases imports peak
+predicted resident_bytes read_bytes bytes_per_second share_of_limit first_token_seconds tokens_per_second runs timeline
+""".split()
+
 OPTIONS = {
     "inspect": "--tensors --regex --layers --diff --file --strict --json --debug --help".split(),
     "load": """
         --prompt --max-new-tokens --dtype --device --strategy --resident --quantize --bits --group-size --axis --double-quant
         --cache --workers --attention --dry-run --check --save --mmap --no-mmap
         --allow-missing --trust-remote-code --json --debug --help
+    """.split(),
+    "bench-load": """
+        --synthetic --remove-synthetic --engine --runs --warm-up --strategy --quantize --device --dtype --workers --page-cache --resident
+        --cache --prompt --max-new-tokens --predicted --json --csv --markdown --plot --save --compare --max-regression --debug --help
     """.split(),
 }
 
@@ -102,3 +112,11 @@ def test_load_keys(run: Callable[..., Outcome]) -> None:
     answer = run("load", "tiny", "--json").json
     assert list(answer) == LOAD_KEYS
     assert answer["schema"] == "mlload.load/1"
+
+
+def test_bench_keys(run: Callable[..., Outcome]) -> None:
+    """Of a row without figures, which has all keys, too, and takes no run."""
+    answer = run("bench-load", "tiny", "--engine", "accelerate", "--quantize", "nf4", "--json").json
+    assert list(answer) == BENCH_KEYS
+    assert list(answer["rows"][0]) == BENCH_ROW_KEYS
+    assert answer["schema"] == "mlload.bench/1"

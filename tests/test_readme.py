@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Outcome
+from test_promises import BENCH_KEYS, BENCH_ROW_KEYS
 
 import mlload
 from mlload.configs import table
+from mlload.loader.bench.engines import ENGINES
 from mlload.loader.formats import FORMATS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -48,10 +50,12 @@ def test_every_key_and_code_is_documented(run: Callable[..., Outcome]) -> None:
         ["load", "tiny", "--dry-run", "--json"],
     ):
         assert [key for key in run(*command).json if f"`{key}`" not in README] == []
+    assert [key for key in (*BENCH_KEYS, *BENCH_ROW_KEYS) if f"`{key}`" not in README] == []
     codes = {error.exit_code for error in vars(mlload.MlloadError).values() if isinstance(error, type)}
     assert all(f"| {code} |" in README for code in codes | {each.exit_code for each in mlload.MlloadError.__subclasses__()})
 
 
 def test_every_registered_name_and_ending_is_documented() -> None:
+    assert all(f"`{name}`" in README for registry in (table("shapes"), ENGINES) for name in registry)
     assert all(f"`{name}`" in README for name in table("models"))
     assert all(f"`{suffix}`" in README or suffix in README for line in FORMATS.values() for suffix in line.suffixes)

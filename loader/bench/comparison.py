@@ -116,6 +116,8 @@ def _verdicts(label: str, before: Samples, now: Samples, limit: float) -> Iterat
         if measure not in before or measure not in now:
             continue
         old, new = median(before[measure]), median(now[measure])
+        if not old and not new:  # no device
+            continue
         if measure.endswith("_bytes"):
             worse = new > old * limit and new - old > _SMALLEST_PEAK
             yield Verdict(label, measure, old, new, new / old if old else 1.0, worse, is_sure=True)

@@ -115,7 +115,7 @@ def test_configs_that_make_no_model_are_refused(tmp_path: Path, changes: dict[st
 
 
 def test_an_unknown_shape_is_refused() -> None:
-    with pytest.raises(UsageError, match="unknown shape 'llama-3-9b'; did you mean 'llama-3-8b'?"):
+    with pytest.raises(UsageError, match=r"unknown shape 'llama-3-9b'; did you mean 'llama-3-8b'\?"):
         synthetic("llama-3-9b")
 
 
