@@ -30,9 +30,9 @@ WarmUp = Annotated[int, typer.Option("--warm-up", min=0, max=100, help="Rounds b
 Strategies = Annotated[
     str | None, typer.Option("--strategy", metavar="LIST", help="Of mlload: full, low-memory, unified-memory, streaming.")
 ]
-Quantizations = Annotated[str, typer.Option("--quantize", metavar="LIST", help="none, nf4, fp4, int8, hqq.")]
+Quantizations = Annotated[str, typer.Option("--quantize", metavar="LIST", help="none, nf4, fp4, int8, hqq; mlx_int4, mlx_int8 for MLX.")]
 Devices = Annotated[
-    str | None, typer.Option("--device", metavar="LIST", help="cpu, cuda, cuda:1, mps; the best that is there if not given.")
+    str | None, typer.Option("--device", metavar="LIST", help="cpu, cuda, cuda:1, mps, mlx; the best that is there if not given.")
 ]
 Dtypes = Annotated[str, typer.Option("--dtype", metavar="LIST", help="auto (the checkpoint's own), float32, float16, bfloat16.")]
 WorkerCounts = Annotated[str, typer.Option("--workers", metavar="LIST", help="Tensors read at once; -1 for what the engine thinks best.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,27 +15,38 @@ from ..inputs import load_tokenizer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from transformers import PreTrainedModel
-
     from .phases import Phases
 
 _PAGE = 4096
 
 
-@torch.inference_mode()
-def ask(model: PreTrainedModel, phases: Phases) -> None:
-    """One forward of one token. Models that take none have a byte of every page of their weights read."""
-    if model.main_input_name != "input_ids":
-        for weight in model.parameters():
-            weight.detach().view(-1).view(torch.uint8)[::_PAGE].sum()
-        phases.end("first_forward")
-        return
-    token = torch.tensor([[1]], device=model.device)
-    extra = {"decoder_input_ids": token} if model.config.is_encoder_decoder else {}
-    output = model(input_ids=token, **extra)
-    first = int(output[0][0, -1].float().argmax())
+def ask(model: Any, phases: Phases) -> None:
+    """One forward of one token, of a model of torch or of mlx-lm."""
+    first = _forward(model) if _is_of_torch(model) else _forward_mlx(model)
     phases.end("first_forward")
     phases.tell(answer=first)
+
+
+def _is_of_torch(model: object) -> bool:
+    return isinstance(model, torch.nn.Module)
+
+
+@torch.inference_mode()
+def _forward(model: Any) -> int | None:
+    """The likeliest token. Models that take none have a byte of every page of their weights read."""
+    if model.main_input_name != "input_ids":
+        for weight in model.parameters():
+            weight.detach().reshape(-1).view(torch.uint8)[::_PAGE].sum()
+        return None
+    token = torch.tensor([[1]], device=model.device)
+    extra = {"decoder_input_ids": token} if model.config.is_encoder_decoder else {}
+    return int(model(input_ids=token, **extra)[0][0, -1].float().argmax())
+
+
+def _forward_mlx(model: Any) -> int:
+    """The same; MLX computes what somebody looks at."""
+    core: Any = import_module("mlx.core")
+    return int(core.argmax(model(core.array([[1]]))[0, -1]).item())
 
 
 def go_on(model: Any, prompt: str, folder: Path, count: int, phases: Phases) -> None:
@@ -42,6 +54,8 @@ def go_on(model: Any, prompt: str, folder: Path, count: int, phases: Phases) -> 
 
     The first forward lasts till the first token. Raises UsageError for a model that does not generate, or a prompt without a token.
     """
+    if not _is_of_torch(model):
+        raise UsageError("tokens a second are not measured with MLX", hint="leave --prompt out")
     if not model.can_generate():
         raise UsageError(f"{type(model).__name__} is no model that goes on from a prompt")
     inputs = load_tokenizer(folder)(prompt, return_tensors="pt").to(model.device)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def load(job: Job, phases: Phases) -> PreTrainedModel:
     """Plan, and carry the plan out. Its own seconds tell the phases; what is between them goes to planning and placing."""
-    planned = plan_load(_settings(job))
+    planned = plan_load(_settings(job), is_carried_out=True)
     before = dict(planned.seconds)
     phases.end_several({"import": before["import"]}, rest="plan")
     phases.tell(strategy=planned.strategy.value, workers=planned.workers, predicted=asdict(planned.prediction.peak))
