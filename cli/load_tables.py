@@ -44,7 +44,7 @@ def load_tables(report: LoadReport) -> Iterator[RenderableType]:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
-    facts.add_row("seconds", ", ".join(f"{name} {value:.2f}" for name, value in report.seconds.items()))
+    facts.add_row("seconds", ", ".join(f"{name} {value:.2f}" for name, value in report.seconds.items() if value))
     facts.add_row("predicted", _memory(report.predicted))
     facts.add_row("measured", f"{_memory(report.measured)} (mapped pages count once they are used)")
     if report.cache != "off":

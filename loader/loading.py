@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from .architecture import Kind
@@ -23,6 +22,7 @@ from .llama_pro import open_expanded, with_all_layers
 from .machine import free_bytes
 from .memory import Memory, Prediction, predict, process_memory
 from .originals import in_transformers_words
+from .phases import PHASES, PhaseClock, phase
 from .plan import LoadPlan, Unit, make_plan
 from .preconditions import check_checkpoint, check_plan
 from .read_ahead import begin_reading
@@ -48,7 +48,7 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 class LoadedModel:
     """A model as transformers knows it, and how it came to be.
 
-    `seconds` for each phase: headers, import, plan, read. `prediction` is the plan's, `measured` the growth of this process. `missing`
+    `seconds` for each phase, as `phases.PHASES` names them. `prediction` is the plan's, `measured` the growth of this process. `missing`
     are tensors that the checkpoint lacks and that were initialised at random, because that was allowed. `streamer` counts what a
     streamed model reads. `cache` tells of the quantized weights on disk: `hit`, `miss`, `partial` or `off`; `cache_problem` why they
     could not be kept. A `gguf_file` holds its tokenizer, too.
@@ -137,8 +137,7 @@ class PlannedLoad:
         before = process_memory()
         cache = self._cache()
         with cache or nullcontext():
-            with phase(self.seconds, "read"):
-                missing, streamer = self._filled(progress, cache)
+            missing, streamer = self._filled(progress, cache)
             if cache is not None:
                 with phase(self.seconds, "cache"):
                     cache.close()
@@ -191,12 +190,16 @@ class PlannedLoad:
             return (), None
         files = WeightFiles(self.weights, mapped=self.settings.mmap)
         if self.strategy is LoadingStrategy.STREAMING:
-            streamer = stream(self.skeleton, self.plan, files, device=self.device, resident=self.settings.resident)
+            with phase(self.seconds, "place"):
+                streamer = stream(self.skeleton, self.plan, files, device=self.device, resident=self.settings.resident)
             return streamer.missing, streamer
-        fill(self.skeleton, self.plan, files, device=self.device, workers=self.workers, progress=progress, cache=cache)
+        clock = PhaseClock()
+        with clock.shared_out(self.seconds):
+            fill(self.skeleton, self.plan, files, device=self.device, workers=self.workers, progress=progress, cache=cache, clock=clock)
         files.check_unchanged()
         files.close()
-        return self.skeleton.finish(set(self.plan.missing), self.device), None
+        with phase(self.seconds, "place"):
+            return self.skeleton.finish(set(self.plan.missing), self.device), None
 
 
 def load(settings: ModelLoadingConfig, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
@@ -213,7 +216,7 @@ def plan_load(settings: ModelLoadingConfig, *, is_carried_out: bool = False) -> 
 
     If it `is_carried_out` right afterwards, the disk begins with the weights while torch is imported.
     """
-    seconds: dict[str, float] = {}
+    seconds = dict.fromkeys(PHASES, 0.0)
     dtype_name = _dtype_name(settings.dtype)
     with phase(seconds, "headers"):
         base, checkpoint = _open(settings)
@@ -337,16 +340,6 @@ def generate(loaded: LoadedModel, prompt: str, *, max_new_tokens: int, stream: b
     tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, max_length=None, streamer=streamer)[0]
     start = 0 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
     return str(loaded.tokenizer.decode(tokens[start:], skip_special_tokens=True)), int(tokens.shape[0]) - start
-
-
-@contextmanager
-def phase(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Adds the time spent inside to `seconds[name]`."""
-    started = perf_counter()
-    try:
-        yield
-    finally:
-        seconds[name] = seconds.get(name, 0.0) + perf_counter() - started
 
 
 def _dtype_name(dtype: torch.dtype | str) -> str | None:

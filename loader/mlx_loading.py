@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Checkpoint
 from .errors import DoesNotFitError, InvalidCheckpointError, UsageError
-from .loading import LoadedModel, PlannedLoad, phase
+from .loading import LoadedModel, PlannedLoad
+from .phases import phase
 from .preconditions import check_plan
 from .settings import Backend, CacheMode, LoadingStrategy, ModelLoadingConfig
 from .text import format_bytes
@@ -98,7 +99,8 @@ class PlannedMlx(PlannedLoad):
         """Evaluate the model's arrays; returns what is missing."""
         from .execution.mlx_plan import fill
 
-        fill(self.skeleton.model, self.plan, workers=self.workers, progress=progress)
+        with phase(self.seconds, "read"):  # quantizing and all: MLX does at once what stands in one array's way
+            fill(self.skeleton.model, self.plan, workers=self.workers, progress=progress)
         if not self.sources.are_unchanged():
             raise InvalidCheckpointError("a file changed while it was loaded", file=str(self.weights), hint="try again when it is whole")
         return self.plan.missing, None

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..phases import PhaseClock
 from ..plan import LoadPlan, Step, Unit
 from ..tensors import TensorEntry
 from .allocation import Arena
@@ -35,21 +36,23 @@ def fill(
     workers: int = 1,
     progress: Progress | None = None,
     cache: QuantizedCache | None = None,
+    clock: PhaseClock | None = None,
 ) -> None:
     """Read every unit of `plan` into the skeleton's model on `device`, `workers` steps at once, of no more than two units.
 
-    What `cache` holds of a unit's quantized weights is taken from there, and what it lacks is put there.
+    What `cache` holds of a unit's quantized weights is taken from there, and what it lacks is put there. `clock` learns what took how long.
     """
+    clock = clock or PhaseClock()
     with solo_threads(workers) as pool, ThreadPoolExecutor(1) as disk:
         under_way: deque[_UnitUnderWay] = deque()
         for unit in _with_disk_ahead(plan.units, files, device, disk, cache):
-            steps = _take(unit, skeleton, cache, device) if cache is not None and unit.is_quantized else unit.steps
-            run = UnitReader(unit, skeleton, files, device).run
+            steps = _take(unit, skeleton, cache, device, clock) if cache is not None and unit.is_quantized else unit.steps
+            run = UnitReader(unit, skeleton, files, device, clock).run
             under_way.append(_UnitUnderWay(unit, [(step, pool.submit(run, step)) for step in steps]))
             if len(under_way) == _UNITS_AT_ONCE:
-                under_way.popleft().end(skeleton, cache, progress)
+                under_way.popleft().end(skeleton, cache, progress, clock)
         for unit in under_way:
-            unit.end(skeleton, cache, progress)
+            unit.end(skeleton, cache, progress, clock)
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,15 @@ class _UnitUnderWay:
     unit: Unit
     steps: list[tuple[Step, Future[Mapping[str, Tensor]]]]
 
-    def end(self, skeleton: Skeleton, cache: QuantizedCache | None, progress: Progress | None) -> None:
+    def end(self, skeleton: Skeleton, cache: QuantizedCache | None, progress: Progress | None, clock: PhaseClock) -> None:
         """Wait for the tensors of the unit, and place them."""
         quantized: dict[str, Tensor] = {}
         for step, made in self.steps:
-            for name, value in made.result().items():
-                skeleton.place(name, value)
-            quantized.update(made.result() if step.quantized else {})
+            values = made.result()
+            with clock.phase("place"):
+                for name, value in values.items():
+                    skeleton.place(name, value)
+            quantized.update(values if step.quantized else {})
         if cache is not None and quantized:
             cache.keep(self.unit.name, {name: skeleton.to_parts(value) for name, value in quantized.items()})
         if progress is not None:
@@ -83,35 +88,40 @@ def _with_disk_ahead(
         yield unit
 
 
-def _take(unit: Unit, skeleton: Skeleton, cache: QuantizedCache, device: torch.device) -> tuple[Step, ...]:
+def _take(unit: Unit, skeleton: Skeleton, cache: QuantizedCache, device: torch.device, clock: PhaseClock) -> tuple[Step, ...]:
     """Place what `cache` holds of a unit's quantized weights; returns the steps that are left."""
-    weights = cache.take(unit.name)
+    with clock.phase("cache"):
+        weights = cache.take(unit.name)
     if weights is None:
         return unit.steps
-    for name, parts in weights.items():
-        skeleton.place(name, skeleton.from_parts(name, {part: tensor.to(device) for part, tensor in parts.items()}))
+    with clock.phase("place"):
+        for name, parts in weights.items():
+            skeleton.place(name, skeleton.from_parts(name, {part: tensor.to(device) for part, tensor in parts.items()}))
     return tuple(step for step in unit.steps if not step.quantized)
 
 
 class UnitReader:
     """Carries out the steps of one unit on one device. Copies that stay on the CPU go to one block of memory for the whole unit."""
 
-    def __init__(self, unit: Unit, skeleton: Skeleton, files: WeightFiles, device: torch.device) -> None:
+    def __init__(self, unit: Unit, skeleton: Skeleton, files: WeightFiles, device: torch.device, clock: PhaseClock | None = None) -> None:
         self._skeleton = skeleton
         self._files = files
         self._device = device
+        self._clock = clock or PhaseClock()
         kept = [step.target_bytes for step in unit.steps if device.type == "cpu" and (step.is_copy or step.quantized)]
         self._arena = Arena(sum(kept), pieces=len(kept))
 
     @torch.no_grad()
     def run(self, step: Step) -> Mapping[str, Tensor]:
         """The model's tensors that `step` makes, by name."""
-        if step.is_a_stack and not step.quantized:
-            return {step.targets[0].name: self._stacked(step)}
-        made = self._converted(step)
+        with self._clock.phase("convert"):
+            if step.is_a_stack and not step.quantized:
+                return {step.targets[0].name: self._stacked(step)}
+            made = self._converted(step)
         if step.quantized:
             quantize = partial(self._skeleton.quantize, allocate=self._arena.empty)
-            made = {name: part for target, value in made.items() for name, part in quantize(target, value).items()}
+            with self._clock.phase("quantize"):
+                made = {name: part for target, value in made.items() for name, part in quantize(target, value).items()}
         if not step.is_view:
             for entry, _ in step.sources:
                 self._files.release(entry)
@@ -126,10 +136,13 @@ class UnitReader:
         return conversion.run([(entry.name, pattern, partial(self._read, entry, dtype, _fresh)) for entry, pattern in step.sources])
 
     def _read(self, entry: TensorEntry, dtype: torch.dtype | None, allocate: Allocate) -> Tensor:
-        stored = self._files.read(entry)
+        with self._clock.phase("read"):
+            stored = self._files.read(entry)
         dtype = dtype or stored.dtype
         if self._device.type != "cpu":
-            return stored.to(self._device).to(dtype)
+            with self._clock.phase("place"):
+                stored = stored.to(self._device)
+            return stored.to(dtype)
         return stored if stored.dtype == dtype else allocate(entry.shape, dtype).copy_(stored)
 
     def _stacked(self, step: Step) -> Tensor:

@@ -23,7 +23,8 @@ def load(job: Job, phases: Phases) -> PreTrainedModel:
     phases.end_several({"import": before["import"]}, rest="plan")
     phases.tell(strategy=planned.strategy.value, workers=planned.workers, predicted=asdict(planned.prediction.peak))
     loaded = planned.execute()
-    phases.end_several({name: value for name, value in loaded.seconds.items() if name not in before}, rest="place")
+    spent = {name: value - before.get(name, 0.0) for name, value in loaded.seconds.items() if name != "place"}
+    phases.end_several({name: value for name, value in spent.items() if value}, rest="place")
     return loaded.model
 
 
