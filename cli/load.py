@@ -1,13 +1,15 @@
-"""`mlload load`: load a model, check it, save it, try it with a prompt; or only show what loading would do."""
+"""`mlload load`: load models, check them, save one, try them with a prompt; or only show what loading would do."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..loader.text import printable
 from .options import (
     AllowMissing,
     Attention,
@@ -20,8 +22,9 @@ from .options import (
     Dtype,
     GroupSize,
     Json,
+    Memory,
     Mmap,
-    Model,
+    Models,
     Quantize,
     Resident,
     Strategy,
@@ -31,18 +34,19 @@ from .options import (
 from .output import note, print_json, print_tables
 
 if TYPE_CHECKING:
-    from ..loader.load_report import LoadReport
-    from ..loader.loading import LoadedModel
+    from ..loader.load_report import LoadReport, PlanReport
+    from ..loader.planned import LoadedModel, PlannedLoad
     from ..loader.settings import ModelLoadingConfig, QuantizationConfig
 
 
 def load(
-    model: Model,
+    models: Models,
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="Go on from this text.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, max=1_000_000, help="How far to go on.")] = 100,
     dtype: Dtype = "auto",
     device: Device = None,
     strategy: Strategy = None,
+    memory: Memory = None,
     resident: Resident = None,
     quantize: Quantize = None,
     bits: Bits = None,
@@ -61,17 +65,18 @@ def load(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Load a model as from_pretrained would, sooner and in less memory; check it, save it, go on from a prompt with it."""
+    """Load models as from_pretrained would, sooner and in less memory; check them, save one, go on from a prompt with each."""
     del debug  # read where errors are turned into lines
     from ..loader.settings import CacheMode, LoadingStrategy, ModelLoadingConfig, choice, parse_bytes
 
     settings = ModelLoadingConfig(
-        model,
+        models[0],
         loading_strategy=None if strategy is None else choice(LoadingStrategy, strategy.replace("-", "_")),
         quantization_config=_quantization(quantize, bits=bits, group_size=group_size, axis=axis, double_quant=double_quant),
         quantized_cache=choice(CacheMode, cache),
         dtype=dtype,
         device=device,
+        memory=None if memory is None else parse_bytes(memory),
         resident=None if resident is None else parse_bytes(resident),
         loading_workers=workers,
         attn_implementation=attention,
@@ -79,10 +84,11 @@ def load(
         allow_missing=allow_missing,
         trust_remote_code=trust_remote_code,
     )
+    all_settings = [replace(settings, model_name=model) for model in models]
     if dry_run:
-        _show_plan(settings, as_json=as_json)
+        _show_plans(all_settings, as_json=as_json)
     else:
-        _show_load(settings, check=check, save=save, prompt=prompt, max_new_tokens=max_new_tokens, as_json=as_json)
+        _show_loads(all_settings, check=check, save=save, prompt=prompt, max_new_tokens=max_new_tokens, as_json=as_json)
 
 
 def _quantization(
@@ -95,12 +101,66 @@ def _quantization(
     return QuantizationConfig(choice(QuantizationMethod, method), bits=bits, group_size=group_size, axis=axis, double_quant=double_quant)
 
 
-def _show_load(
-    settings: ModelLoadingConfig, *, check: bool, save: Path | None, prompt: str | None, max_new_tokens: int, as_json: bool
+def _show_plans(all_settings: Sequence[ModelLoadingConfig], *, as_json: bool) -> None:
+    from ..loader.load_report import plan_report
+    from ..loader.loading import plan_loads
+    from .load_tables import plan_tables
+
+    reports = [plan_report(planned) for planned in plan_loads(all_settings)]
+    if as_json:
+        _print_json(reports, all_settings[0].memory)
+    else:
+        for report in reports:
+            _print_name(report.reference, all_settings)
+            print_tables(plan_tables(report))
+
+
+def _show_loads(
+    all_settings: Sequence[ModelLoadingConfig], *, check: bool, save: Path | None, prompt: str | None, max_new_tokens: int, as_json: bool
 ) -> None:
+    from ..loader.errors import UsageError
+    from ..loader.loading import plan_loads
+    from .load_tables import load_tables
+
+    if save is not None and len(all_settings) > 1:
+        raise UsageError("--save writes one model", hint="save them one by one")
+    kept: list[LoadedModel] = []  # all share the memory to the end
+    reports: list[LoadReport] = []
+    for planned in plan_loads(all_settings, are_carried_out=True):
+        kept.append(_loaded(planned))
+        if not as_json:
+            _print_name(kept[-1].reference, all_settings)
+        report = _tried(kept[-1], check=check, save=save, prompt=prompt, max_new_tokens=max_new_tokens, stream=not as_json)
+        reports.append(report)
+        if not as_json:
+            print_tables(load_tables(report))
+    if as_json:
+        _print_json(reports, all_settings[0].memory)
+
+
+def _print_json(reports: Sequence[PlanReport] | Sequence[LoadReport], memory: int | None) -> None:
+    from ..loader.load_report import several_to_json
+
+    print_json(reports[0].to_json() if len(reports) == 1 else several_to_json(reports, memory=memory))
+
+
+def _print_name(reference: str, all_settings: Sequence[ModelLoadingConfig]) -> None:
+    """The model that the next lines are about, where there are several."""
+    if len(all_settings) > 1:
+        print_tables([f"{printable(reference)}:"])
+
+
+def _loaded(planned: PlannedLoad) -> LoadedModel:
+    from .progress import unit_progress
+
+    with unit_progress(planned.plan) as progress:
+        return planned.execute(progress)
+
+
+def _tried(loaded: LoadedModel, *, check: bool, save: Path | None, prompt: str | None, max_new_tokens: int, stream: bool) -> LoadReport:
+    """What came of loading, and of all that was to be done with the model."""
     from ..loader.load_report import load_report
 
-    loaded = _loaded(settings)
     report = load_report(loaded)
     if report.cache_problem is not None:
         note(f"warning: quantized weights are not kept for the next load: {report.cache_problem}")
@@ -108,36 +168,7 @@ def _show_load(
         report = replace(report, non_finite=loaded.non_finite())
     if save is not None:
         loaded.save(save)
-    if prompt is not None:
-        report = _generated(report, loaded, prompt, max_new_tokens, stream=not as_json)
-    if as_json:
-        print_json(report.to_json())
-    else:
-        from .load_tables import load_tables
-
-        print_tables(load_tables(report))
-
-
-def _show_plan(settings: ModelLoadingConfig, *, as_json: bool) -> None:
-    from ..loader.load_report import plan_report
-    from ..loader.loading import plan_load
-
-    report = plan_report(plan_load(settings))
-    if as_json:
-        print_json(report.to_json())
-    else:
-        from .load_tables import plan_tables
-
-        print_tables(plan_tables(report))
-
-
-def _loaded(settings: ModelLoadingConfig) -> LoadedModel:
-    from ..loader.loading import plan_load
-    from .progress import unit_progress
-
-    planned = plan_load(settings, is_carried_out=True)
-    with unit_progress(planned.plan) as progress:
-        return planned.execute(progress)
+    return report if prompt is None else _generated(report, loaded, prompt, max_new_tokens, stream=stream)
 
 
 def _generated(report: LoadReport, loaded: LoadedModel, prompt: str, max_new_tokens: int, *, stream: bool) -> LoadReport:

@@ -24,7 +24,7 @@ def plan_tables(report: PlanReport) -> Iterator[RenderableType]:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
-    facts.add_row("strategy", f"{report.strategy}, {report.workers} at once")
+    facts.add_row("strategy", f"{report.strategy}, {_within(report.resident) or f'{report.workers} at once'}")
     facts.add_row("weights", f"{format_bytes(report.read_bytes)} read, {format_bytes(report.model_bytes)} in the model")
     facts.add_row("peak memory", _memory(report.peak))
     facts.add_row("once loaded", _memory(report.loaded))
@@ -38,7 +38,8 @@ def plan_tables(report: PlanReport) -> Iterator[RenderableType]:
 
 def load_tables(report: LoadReport) -> Iterator[RenderableType]:
     """Headline, seconds, memory predicted and measured, and what was found."""
-    what = f"{format_count(report.parameters)} parameters in {report.dtype} on {report.device}, {report.strategy}"
+    how = ", ".join(filter(None, (report.strategy, _within(report.resident))))
+    what = f"{format_count(report.parameters)} parameters in {report.dtype} on {report.device}, {how}"
     headline = f"  {report.kind or 'of unknown kind'}, {what}"
     yield Text.assemble((report.class_name, "bold cyan"), headline)
     facts = Table.grid(padding=(0, 2))
@@ -73,6 +74,10 @@ def _units(units: tuple[UnitLine, ...]) -> Table:
         sizes = (str(first.tensors), format_bytes(first.read_bytes), format_bytes(first.kept_bytes))
         table.add_row(printable(name), *sizes, "; ".join(first.actions))
     return table
+
+
+def _within(resident: int | None) -> str:
+    return "" if resident is None else f"at most {format_bytes(resident)} of weights in memory"
 
 
 def _memory(memory: Memory) -> str:

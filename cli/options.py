@@ -12,6 +12,10 @@ Model = Annotated[
         metavar="MODEL", help="Folder, weights file, hub id (org/name or org/name@revision) or registered name.", show_default=False
     ),
 ]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="What to load; several share the memory.", show_default=False)]
+Memory = Annotated[
+    str | None, typer.Option("--memory", metavar="SIZE", help="What the weights of all models may take (6GiB); what is free if not given.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Resident = Annotated[

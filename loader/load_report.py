@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 PLAN_SCHEMA = "mlload.plan/1"
 LOAD_SCHEMA = "mlload.load/1"
+PLANS_SCHEMA = "mlload.plans/1"  # of several models
+LOADS_SCHEMA = "mlload.loads/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class PlanReport:
     backend: str
     device: str
     strategy: str
+    resident: int | None  # bytes of weights that streaming keeps in memory at most
     workers: int
     dtype: str
     read_bytes: int
@@ -78,11 +82,18 @@ class LoadReport:
     generated_tokens: int = 0
     cache: str = "off"  # of weights that are quantized while loading: hit, miss, partial, off
     cache_problem: str | None = None
+    resident: int | None = None  # bytes of weights that streaming keeps in memory at most
 
     def to_json(self) -> dict[str, object]:
         """One object of plain values."""
         seconds = {name: round(value, 4) for name, value in self.seconds.items()}
         return {"schema": LOAD_SCHEMA, **asdict(self), "seconds": seconds}
+
+
+def several_to_json(reports: Sequence[PlanReport] | Sequence[LoadReport], *, memory: int | None) -> dict[str, object]:
+    """Several models that share `memory`, or what is free, as one object."""
+    schema = PLANS_SCHEMA if isinstance(reports[0], PlanReport) else LOADS_SCHEMA
+    return {"schema": schema, "memory": memory, "models": [report.to_json() for report in reports]}
 
 
 def plan_report(planned: PlannedLoad) -> PlanReport:
@@ -96,6 +107,7 @@ def plan_report(planned: PlannedLoad) -> PlanReport:
         backend=planned.rules.backend.value,
         device=str(planned.device),
         strategy=planned.strategy.value,
+        resident=planned.resident,
         workers=planned.workers,
         dtype=_name(planned.skeleton.dtype),
         read_bytes=plan.source_bytes,
@@ -130,6 +142,7 @@ def load_report(loaded: LoadedModel) -> LoadReport:
         unexpected=loaded.plan.unexpected,
         cache=loaded.cache,
         cache_problem=loaded.cache_problem,
+        resident=loaded.resident,
     )
 
 

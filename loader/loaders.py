@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, overload
 
 from .errors import UsageError
 from .inputs import gguf_file, load_tokenizer
-from .loading import LoadedModel, load, plan_load
+from .loading import LoadedModel, load, plan_load, plan_loads
 from .settings import Backend, ModelLoadingConfig, choice
 from .text import did_you_mean
 
@@ -120,8 +120,8 @@ def load_model_and_tokenizer(
 ) -> Loaded | list[Loaded]:
     """A model and its tokenizer, or those of several models that share one memory budget.
 
-    `settings` are fields of ModelLoadingConfig by name. Raises UsageError for one that it does not have, DoesNotFitError where several
-    models together don't fit.
+    `settings` are fields of ModelLoadingConfig by name; `memory` is what all models together may take. Raises UsageError for one that it
+    does not have, DoesNotFitError where the models don't fit.
     """
     known = [field.name for field in fields(ModelLoadingConfig)]
     for name in settings:
@@ -130,7 +130,7 @@ def load_model_and_tokenizer(
     named = choice(Backend, backend) if isinstance(backend, str) else backend
     if isinstance(model_name, str | os.PathLike):
         return _pair(load(ModelLoadingConfig(model_name, named, **settings)))  # pyright: ignore[reportArgumentType]  # checked by name above
-    planned = [plan_load(ModelLoadingConfig(name, named, **settings)) for name in model_name]  # pyright: ignore[reportArgumentType]
+    planned = plan_loads([ModelLoadingConfig(name, named, **settings) for name in model_name])  # pyright: ignore[reportArgumentType]
     return [_pair(each.execute()) for each in planned]
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .plan import LoadPlan
+    from .plan import LoadPlan, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +34,59 @@ class Prediction:
     peak: Memory
     loaded: Memory
 
+    @property
+    def kept_bytes(self) -> int:
+        """What the weights take where they are computed with: on the device, or in the host's memory with pages that are used again."""
+        return self.loaded.device or self.loaded.anonymous + self.loaded.mapped
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that they take there while they are loaded. Pages that are read once and given back don't count."""
+        return self.peak.device or self.peak.anonymous + self.loaded.mapped
+
 
 def predict(plan: LoadPlan, *, on_device: bool, mapped: bool, workers: int) -> Prediction:
     """What loading `plan` whole takes. The transient of a step is what it reads in memory of its own before the result is there."""
-    steps = list(plan.steps)
-    kept = [step for step in steps if mapped and not on_device and step.is_view]
-    made = sum(step.target_bytes for step in steps) - sum(step.target_bytes for step in kept)
-    files = sum(step.target_bytes for step in kept)
-    transient = _largest(workers, (step.transient_bytes for step in steps))
-    loaded = Memory(device=made) if on_device else Memory(anonymous=made, mapped=files)
+    pages, made = _pages_and_made(plan, on_device=on_device, mapped=mapped)
+    loaded = Memory(device=made) if on_device else Memory(anonymous=made, mapped=pages)
     reading = max((unit.source_bytes for unit in plan.units), default=0) if mapped else 0
-    return Prediction(peak=loaded + Memory(anonymous=transient, mapped=reading), loaded=loaded)
+    return Prediction(loaded + _transient(plan, workers, on_device=on_device, mapped=mapped) + Memory(mapped=reading), loaded)
 
 
-def _largest(count: int, sizes: Iterable[int]) -> int:
-    return sum(sorted(sizes, reverse=True)[:count])
+def predict_streamed(plan: LoadPlan, *, on_device: bool, mapped: bool, resident: int | None) -> Prediction:
+    """What a model takes whose units are read when they are used, with at most `resident` bytes of them at once: of both kinds together."""
+    pages, made = _pages_and_made(plan, on_device=on_device, mapped=mapped)
+    pages, made = (pages, made) if resident is None else (min(pages, resident), min(made, resident))
+    loaded = Memory(device=made) if on_device else Memory(anonymous=made, mapped=pages)
+    return Prediction(loaded + _transient(plan, 1, on_device=on_device, mapped=mapped), loaded)
+
+
+def least_streamed(plan: LoadPlan, *, on_device: bool, mapped: bool) -> tuple[int, int]:
+    """What streaming can't do without: bytes of the largest unit, and what reading it takes beside it."""
+    largest = max((unit.target_bytes for unit in plan.units), default=0)
+    transient = _transient(plan, 1, on_device=on_device, mapped=mapped)
+    return largest, transient.device if on_device else transient.anonymous
+
+
+def _pages_and_made(plan: LoadPlan, *, on_device: bool, mapped: bool) -> tuple[int, int]:
+    """Bytes of the model's weights that are pages of files, and of all others."""
+    pages = sum(step.target_bytes for step in plan.steps if mapped and not on_device and step.is_view)
+    return pages, plan.target_bytes - pages
+
+
+def _transient(plan: LoadPlan, workers: int, *, on_device: bool, mapped: bool) -> Memory:
+    """What `workers` steps at once take beside what they leave."""
+    sizes = sorted((_transient_bytes(step, on_device=on_device, mapped=mapped) for step in plan.steps), reverse=True)
+    most = sum(sizes[:workers])
+    return Memory(device=most) if on_device else Memory(anonymous=most)
+
+
+def _transient_bytes(step: Step, *, on_device: bool, mapped: bool) -> int:
+    if step.is_view:
+        return 0
+    if on_device:  # where the stored tensor is before it becomes what it is to be
+        return step.transient_bytes or step.source_bytes
+    return step.transient_bytes + (0 if mapped else step.source_bytes)
 
 
 def process_memory() -> Memory:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Checkpoint
 from .errors import DoesNotFitError, InvalidCheckpointError, UsageError
-from .loading import LoadedModel, PlannedLoad
 from .phases import phase
+from .planned import LoadedModel, PlannedLoad
 from .preconditions import check_plan
 from .settings import Backend, CacheMode, LoadingStrategy, ModelLoadingConfig
 from .text import format_bytes
@@ -83,7 +83,11 @@ class PlannedMlx(PlannedLoad):
 
     skeleton: MlxSkeleton  # pyright: ignore[reportIncompatibleVariableOverride]  # what is asked of one, MLX's answers, too
     sources: SourceFiles
-    free_bytes: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Yes: there is one way to load for MLX."""
+        return True
 
     def execute(self, progress: Callable[[Unit], None] | None = None) -> LoadedMlx:
         """Read the weights. `progress` hears of every unit once it is in place. Raises DoesNotFitError where there is no room for them."""

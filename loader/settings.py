@@ -93,10 +93,11 @@ class ModelLoadingConfig:
     `model_name`: a folder, a file, a registry name or a hub id with optional `@revision`. `backend`: None takes the best that is there.
     `loading_strategy`: None lets the plan and the machine decide. `quantized_cache`: whether weights that are quantized while loading are
     kept on disk, for the next load. `dtype`: a torch dtype, its name, or "auto" for the checkpoint's own. `resident`: bytes of weights
-    that streaming may keep in memory. `max_memory`: bytes (or "10GiB") for each device and "cpu". `loading_workers`: how many tensors are
-    read and converted at once, -1 for what suits the backend. `attn_implementation` and `use_cache`: None leaves the model's own. `mmap`:
-    False reads files instead of mapping them. `rank`, `world_size`: of this process in distributed training. `llama_pro_path`: a folder
-    of an expanded model, `blk_exp-32-40` in its name.
+    that streaming may keep in memory. `memory`: bytes (or "6GiB") that weights may take where the model computes, those of several models
+    that are loaded together in sum; None for what is free. `max_memory`: the same for each device and "cpu". `loading_workers`: how many
+    tensors are read and converted at once, -1 for what suits the backend. `attn_implementation` and `use_cache`: None leaves the model's
+    own. `mmap`: False reads files instead of mapping them. `rank`, `world_size`: of this process in distributed training.
+    `llama_pro_path`: a folder of an expanded model, `blk_exp-32-40` in its name.
     """
 
     model_name: str | PathLike[str]
@@ -109,6 +110,7 @@ class ModelLoadingConfig:
     low_memory: bool = False
     offload_to_cpu: bool = False
     max_memory: Mapping[int | str, int | str] | None = None
+    memory: int | None = None
     resident: int | None = None
     loading_workers: int = -1
     use_safetensors: bool = True
@@ -124,13 +126,17 @@ class ModelLoadingConfig:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        """Names, which are taken too, become members of their enums. Raises UsageError for a name that is none."""
+        """Names and sizes as people write them, which are taken too, become what they stand for. Raises UsageError for what is none."""
         if isinstance(self.backend, str):
             self.backend = choice(Backend, self.backend)
         if isinstance(self.loading_strategy, str):
             self.loading_strategy = choice(LoadingStrategy, self.loading_strategy.replace("-", "_"))
         if isinstance(self.quantized_cache, str):
             self.quantized_cache = choice(CacheMode, self.quantized_cache)
+        if isinstance(self.memory, str):
+            self.memory = parse_bytes(self.memory)
+        if isinstance(self.resident, str):
+            self.resident = parse_bytes(self.resident)
         if self.loading_strategy is None and self.low_memory:
             self.loading_strategy = LoadingStrategy.LOW_MEMORY
         if self.loading_strategy is None and self.backend in (Backend.MPS, Backend.MLX):

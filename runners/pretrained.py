@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from ..loader.checkpoint import Checkpoint
 from ..loader.errors import UsageError
+from ..loader.generation import check_generates
 from ..loader.inputs import load_processor, load_tokenizer
-from ..loader.loading import LoadedModel, check_generates, load
+from ..loader.loading import LoadedModel, load
 from ..loader.settings import ModelLoadingConfig, QuantizationConfig
 from ..loader.sources.download import local_folder
 from .description import describe
@@ -108,7 +109,7 @@ class PreTrained(Generic[Model]):
         Raises UsageError for a model that does not generate.
         """
         model: Any = self.model  # `generate` comes from a mixin that its type does not show
-        check_generates(cast("LoadedModel", self.loaded))
+        check_generates(model, cast("LoadedModel", self.loaded).kind)
         if "max_length" in options:
             options.setdefault("max_new_tokens", None)  # else what the checkpoint says of it would overrule what is asked here
         placed = {name: _placed(value, model) for name, value in options.items()}

@@ -30,11 +30,12 @@ requests bytes_read problems
 DIFF_KEYS = "schema reference other glob regex same config only_before only_after shapes dtypes common_tensors".split()
 LOAD_KEYS = """
 schema reference class_name kind device strategy parameters dtype seconds predicted measured missing unexpected non_finite prompt text
-generated_tokens cache cache_problem
+generated_tokens cache cache_problem resident
 """.split()
 
 PLAN_KEYS = """
-schema reference class_name kind backend device strategy workers dtype read_bytes model_bytes peak loaded units missing unexpected ties
+schema reference class_name kind backend device strategy resident workers dtype read_bytes model_bytes peak loaded units missing
+unexpected ties
 """.split()
 
 BENCH_KEYS = "schema reference weight_bytes tensors machine limits rows calibration warnings comparison".split()
@@ -46,7 +47,7 @@ predicted resident_bytes read_bytes bytes_per_second share_of_limit first_token_
 OPTIONS = {
     "inspect": "--tensors --regex --layers --diff --file --strict --json --debug --help".split(),
     "load": """
-        --prompt --max-new-tokens --dtype --device --strategy --resident --quantize --bits --group-size --axis --double-quant
+        --prompt --max-new-tokens --dtype --device --strategy --memory --resident --quantize --bits --group-size --axis --double-quant
         --cache --workers --attention --dry-run --check --save --mmap --no-mmap
         --allow-missing --trust-remote-code --json --debug --help
     """.split(),

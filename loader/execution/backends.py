@@ -77,6 +77,13 @@ def _mlx_device() -> Device | None:
     return Device("mps" if mx.metal.is_available() else "cuda", total, total - mx.get_active_memory())
 
 
+def free_on(device: torch.device, hardware: Hardware) -> int:
+    """Bytes that weights on `device` can take."""
+    if device.type == "cuda":
+        return hardware.cuda[device.index or 0].free_bytes
+    return hardware.mps.free_bytes if device.type == "mps" and hardware.mps else hardware.free_bytes
+
+
 class BackendRules(Protocol):
     """What differs between backends."""
 

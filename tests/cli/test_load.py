@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -64,9 +65,36 @@ def test_nothing_is_saved_over(run: Run, tmp_path: Path) -> None:
     assert (outcome.code, outcome.err) == (2, f"error: {tmp_path}/out exists already; name a folder that does not\n")
 
 
+def test_several_models_share_the_memory_and_each_answers(run: Run) -> None:
+    options = ("--prompt", "Q: What is a shard?", "--max-new-tokens", "30", "--memory", "1600kB")
+    outcome = run("load", "tiny", TINY, *options)
+    assert outcome.out.count("A: A shard is one of") == 2
+    assert outcome.out.startswith("tiny:\nQ: What is a shard?\n")
+    assert "on cpu, streaming, at most 342 KiB of weights in memory" in outcome.out
+    answer = run("load", "tiny", TINY, *options, "--json").json
+    assert (answer["schema"], answer["memory"]) == ("mlload.loads/1", 1_600_000)
+    models = cast("list[dict[str, object]]", answer["models"])
+    assert [(model["schema"], model["strategy"]) for model in models] == [("mlload.load/1", "streaming"), ("mlload.load/1", "full")]
+    assert models[0]["text"] == models[1]["text"]
+
+
+def test_several_models_are_planned_together(run: Run) -> None:
+    answer = run("load", "tiny", "tiny", "--dry-run", "--json").json
+    assert (answer["schema"], answer["memory"]) == ("mlload.plans/1", None)
+    assert [model["strategy"] for model in cast("list[dict[str, object]]", answer["models"])] == ["full", "full"]
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
+        (
+            ["--memory", "190KiB"],
+            5,
+            "tiny takes at least 192 KiB, streamed: 2.5 KiB more than the 190 KiB that may be taken; allow ",
+        ),
+        (["--memory", "2MB", "--dtype", "float32", "--strategy", "full"], 5, "tiny takes at least 2.38 MiB: 487 KiB more"),
+        (["--memory", "much"], 2, "'much' is no size"),
+        (["tiny", "--save", "out"], 2, "--save writes one model"),
         (["--strategy", "fast"], 2, "unknown strategy 'fast'"),
         (["--dtype", "int3"], 2, "unknown dtype 'int3'"),
         (["--device", "cuda:7"], 5, "there is no device 'cuda:7'"),

@@ -27,6 +27,14 @@ def test_several_models_in_one_call() -> None:
     assert torch.equal(first.get_parameter("model.norm.weight"), second.get_parameter("model.norm.weight"))
 
 
+def test_several_models_share_one_memory() -> None:
+    pairs = load_model_and_tokenizer(["tiny", "tiny"], backend="cpu", memory="1600kB")  # of twice 1,249,280 bytes
+    logits = [model(tokenizer("A shard", return_tensors="pt").input_ids).logits for model, tokenizer in pairs]
+    assert torch.equal(*logits)
+    with pytest.raises(mlload.DoesNotFitError, match="tiny, tiny together take at least 385 KiB, streamed: 190 KiB more than the 195 KiB"):
+        load_model_and_tokenizer(["tiny", "tiny"], backend="cpu", memory=200_000)
+
+
 def test_quantized_loader_from_the_factory() -> None:
     quantization = QuantizationConfig(method=QuantizationMethod.BNB_NF4, bits=4, compute_dtype=torch.bfloat16)
     config = ModelLoadingConfig(

@@ -1,0 +1,216 @@
+"""A load that has been decided, and the model that comes of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from .architecture import Kind
+from .checkpoint import Checkpoint
+from .errors import NotFoundError, UsageError
+from .generation import check_generates, generate
+from .inputs import gguf_file, load_tokenizer
+from .memory import Memory, Prediction, predict, predict_streamed, process_memory
+from .phases import PhaseClock, phase
+from .plan import LoadPlan, Unit
+from .settings import CacheMode, LoadingStrategy, ModelLoadingConfig
+from .writing import sync_files
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.processing_utils import ProcessorMixin
+
+    from .execution.backends import BackendRules
+    from .execution.quantized_cache import QuantizedCache
+    from .execution.skeleton import Skeleton
+    from .execution.streaming import Streamer
+
+
+@dataclass
+class LoadedModel:
+    """A model as transformers knows it, and how it came to be.
+
+    `seconds` for each phase, as `phases.PHASES` names them. `prediction` is the plan's, `measured` the growth of this process. `missing`
+    are tensors that the checkpoint lacks and that were initialised at random, because that was allowed. `streamer` counts what a
+    streamed model reads, of which at most `resident` bytes are in memory. `cache` tells of the quantized weights on disk: `hit`, `miss`,
+    `partial` or `off`; `cache_problem` why they could not be kept. A `gguf_file` holds its tokenizer, too.
+    """
+
+    reference: str
+    model: PreTrainedModel
+    kind: Kind | None
+    folder: Path
+    plan: LoadPlan
+    prediction: Prediction
+    measured: Memory
+    strategy: LoadingStrategy
+    missing: tuple[str, ...]
+    seconds: dict[str, float]
+    resident: int | None = None
+    streamer: Streamer | None = None
+    cache: str = "off"
+    cache_problem: str | None = None
+    gguf_file: str | None = None
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The checkpoint's tokenizer, read at first use. Raises InvalidCheckpointError where it has none that can be read."""
+        return load_tokenizer(self.folder, gguf_file=self.gguf_file)
+
+    def save(self, folder: Path, *, inputs: PreTrainedTokenizerBase | ProcessorMixin | None = None) -> None:
+        """Write the model, and what makes its inputs, as a checkpoint: to a new folder beside `folder`, then under its name.
+
+        `inputs` is written instead of the checkpoint's own tokenizer and processor. Raises UsageError if `folder` exists: nothing is
+        ever overwritten.
+        """
+        if os.path.lexists(folder):
+            raise UsageError(f"{folder} exists already", hint="name a folder that does not")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            written = Path(scratch) / folder.name
+            self._write(written)
+            for config in self.folder.glob("*processor_config.json"):
+                shutil.copyfile(config, written / config.name)
+            if inputs is not None or self.gguf_file is not None or any(self.folder.glob("tokenizer*")):
+                (inputs or self.tokenizer).save_pretrained(written)
+            sync_files(written)
+            os.rename(written, folder)
+
+    def _write(self, folder: Path) -> None:
+        """The weights and what is saved with them."""
+        self.model.save_pretrained(folder)
+
+    def generate(self, prompt: str, *, max_new_tokens: int, stream: bool = False) -> tuple[str, int]:
+        """As the function `generate`. Raises UsageError also for a model that does not go on from a prompt."""
+        check_generates(self.model, self.kind)
+        return generate(self.model, self.tokenizer, prompt, max_new_tokens=max_new_tokens, stream=stream)
+
+    def non_finite(self) -> dict[str, int]:
+        """How many NaN and infinite elements each tensor has, for those that have any."""
+        from .execution.checks import non_finite
+
+        return non_finite(self.model)
+
+
+@dataclass
+class PlannedLoad:
+    """Everything decided and nothing read: a skeleton on the meta device, the plan that fills it, and what that will take.
+
+    Config and tokenizer lie in `folder`, the weights in `weights`. `free_bytes` are those of the device. `resident`: of the weights of a
+    streamed model, so many bytes may be in memory; None for all.
+    """
+
+    checkpoint: Checkpoint
+    settings: ModelLoadingConfig
+    folder: Path
+    weights: Path
+    skeleton: Skeleton
+    plan: LoadPlan
+    rules: BackendRules
+    device: torch.device
+    free_bytes: int
+    strategy: LoadingStrategy
+    workers: int
+    resident: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the weights leave the host's memory."""
+        return self.device.type != "cpu"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the user has said how to load it."""
+        return self.settings.loading_strategy is not None or self.settings.resident is not None
+
+    @property
+    def is_left_to_another_rank(self) -> bool:
+        """Whether this process gets a model without weights, which rank 0 will send."""
+        return self.settings.rank > 0 and self.strategy is LoadingStrategy.LOW_MEMORY
+
+    @cached_property
+    def prediction(self) -> Prediction:
+        """Peak memory while loading, and what stays, in bytes."""
+        mapped = self.settings.mmap
+        if self.strategy is LoadingStrategy.STREAMING:
+            return predict_streamed(self.plan, on_device=self.on_device, mapped=mapped, resident=self.resident)
+        return predict(self.plan, on_device=self.on_device, mapped=mapped, workers=self.workers)
+
+    def execute(self, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
+        """Read the weights. `progress` hears of every unit once it is in place."""
+        before = process_memory()
+        cache = self._cache()
+        with cache or nullcontext():
+            missing, streamer = self._filled(progress, cache)
+            if cache is not None:
+                with phase(self.seconds, "cache"):
+                    cache.close()
+        return LoadedModel(
+            reference=str(self.settings.model_name),
+            model=self.skeleton.model,
+            kind=self.checkpoint.architecture.kind,
+            folder=self.folder,
+            plan=self.plan,
+            prediction=self.prediction,
+            measured=process_memory() - before,
+            strategy=self.strategy,
+            missing=tuple(sorted(missing)),
+            seconds=self.seconds,
+            resident=self.resident,
+            streamer=streamer,
+            gguf_file=gguf_file(self.checkpoint),
+            **({} if cache is None else {"cache": cache.status, "cache_problem": cache.problem}),
+        )
+
+    def _cache(self) -> QuantizedCache | None:
+        """The quantized weights that are kept of this plan. Raises NotFoundError where nothing but them may be used, and they lack some."""
+        from .execution.cache_key import SourceFiles, cache_key
+        from .execution.quantized_cache import open_cache
+
+        asked, mode = self.settings.quantization_config, self.settings.quantized_cache
+        if asked is None and mode is CacheMode.ONLY:
+            raise UsageError("only quantized weights are cached", hint="say how they were quantized, as in --quantize nf4")
+        if asked is None or mode is CacheMode.OFF or self.strategy is LoadingStrategy.STREAMING or self.settings.rank > 0:
+            return None
+        with phase(self.seconds, "cache"):
+            sources = SourceFiles.of(self.weights, self.checkpoint.shards)
+            config, class_name = self.checkpoint.config or {}, type(self.skeleton.model).__qualname__
+            key = cache_key(self.plan, sources, config, asked, class_name=class_name, device=self.device.type)
+            cache = open_cache(key, self.plan, sources, mapped=self.settings.mmap, workers=self.workers)
+        if mode is CacheMode.ONLY and (cache is None or cache.status != "hit"):
+            found = "nothing" if cache is None else f"{cache.found} of {cache.total} units"
+            raise NotFoundError(
+                f"{found} of {self.settings.model_name} in {asked.method.value} is cached", hint="load it once with --cache on"
+            )
+        return cache
+
+    def _filled(self, progress: Callable[[Unit], None] | None, cache: QuantizedCache | None) -> tuple[Iterable[str], Streamer | None]:
+        """Put the weights, or what will read them, into the model; returns what is missing."""
+        from .execution.full import fill
+        from .execution.streaming import stream
+        from .execution.weight_files import WeightFiles
+
+        if self.is_left_to_another_rank:
+            self.skeleton.finish_empty(self.device)
+            return (), None
+        files = WeightFiles(self.weights, mapped=self.settings.mmap)
+        if self.strategy is LoadingStrategy.STREAMING:
+            with phase(self.seconds, "place"):
+                streamer = stream(self.skeleton, self.plan, files, device=self.device, resident=self.resident)
+            return streamer.missing, streamer
+        clock = PhaseClock()
+        with clock.shared_out(self.seconds):
+            fill(self.skeleton, self.plan, files, device=self.device, workers=self.workers, progress=progress, cache=cache, clock=clock)
+        files.check_unchanged()
+        files.close()
+        with phase(self.seconds, "place"):
+            return self.skeleton.finish(set(self.plan.missing), self.device), None
