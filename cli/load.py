@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..loader.text import printable
+from .load_settings import all_settings
 from .options import (
     AllowMissing,
     Attention,
     Axis,
     Bits,
     Cache,
+    Config,
     Debug,
     Device,
     DoubleQuant,
@@ -36,11 +38,13 @@ from .output import note, print_json, print_tables
 if TYPE_CHECKING:
     from ..loader.load_report import LoadReport, PlanReport
     from ..loader.planned import LoadedModel, PlannedLoad
-    from ..loader.settings import ModelLoadingConfig, QuantizationConfig
+    from ..loader.settings import ModelLoadingConfig
 
 
 def load(
-    models: Models,
+    context: typer.Context,
+    models: Models = None,
+    config: Config = None,
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="Go on from this text.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, max=1_000_000, help="How far to go on.")] = 100,
     dtype: Dtype = "auto",
@@ -66,76 +70,48 @@ def load(
     debug: Debug = False,
 ) -> None:
     """Load models as from_pretrained would, sooner and in less memory; check them, save one, go on from a prompt with each."""
-    del debug  # read where errors are turned into lines
-    from ..loader.settings import CacheMode, LoadingStrategy, ModelLoadingConfig, choice, parse_bytes
-
-    settings = ModelLoadingConfig(
-        models[0],
-        loading_strategy=None if strategy is None else choice(LoadingStrategy, strategy.replace("-", "_")),
-        quantization_config=_quantization(quantize, bits=bits, group_size=group_size, axis=axis, double_quant=double_quant),
-        quantized_cache=choice(CacheMode, cache),
-        dtype=dtype,
-        device=device,
-        memory=None if memory is None else parse_bytes(memory),
-        resident=None if resident is None else parse_bytes(resident),
-        loading_workers=workers,
-        attn_implementation=attention,
-        mmap=mmap,
-        allow_missing=allow_missing,
-        trust_remote_code=trust_remote_code,
-    )
-    all_settings = [replace(settings, model_name=model) for model in models]
+    settings = all_settings(context)  # of all parameters that stand for one; `debug` is read where errors are turned into lines
     if dry_run:
-        _show_plans(all_settings, as_json=as_json)
+        _show_plans(settings, as_json=as_json)
     else:
-        _show_loads(all_settings, check=check, save=save, prompt=prompt, max_new_tokens=max_new_tokens, as_json=as_json)
+        _show_loads(settings, check=check, save=save, prompt=prompt, max_new_tokens=max_new_tokens, as_json=as_json)
 
 
-def _quantization(
-    method: str | None, *, bits: int | None, group_size: int | None, axis: int, double_quant: bool
-) -> QuantizationConfig | None:
-    from ..loader.settings import QuantizationConfig, QuantizationMethod, choice
-
-    if method is None:
-        return None
-    return QuantizationConfig(choice(QuantizationMethod, method), bits=bits, group_size=group_size, axis=axis, double_quant=double_quant)
-
-
-def _show_plans(all_settings: Sequence[ModelLoadingConfig], *, as_json: bool) -> None:
+def _show_plans(settings: Sequence[ModelLoadingConfig], *, as_json: bool) -> None:
     from ..loader.load_report import plan_report
     from ..loader.loading import plan_loads
     from .load_tables import plan_tables
 
-    reports = [plan_report(planned) for planned in plan_loads(all_settings)]
+    reports = [plan_report(planned) for planned in plan_loads(settings)]
     if as_json:
-        _print_json(reports, all_settings[0].memory)
+        _print_json(reports, settings[0].memory)
     else:
         for report in reports:
-            _print_name(report.reference, all_settings)
+            _print_name(report.reference, settings)
             print_tables(plan_tables(report))
 
 
 def _show_loads(
-    all_settings: Sequence[ModelLoadingConfig], *, check: bool, save: Path | None, prompt: str | None, max_new_tokens: int, as_json: bool
+    settings: Sequence[ModelLoadingConfig], *, check: bool, save: Path | None, prompt: str | None, max_new_tokens: int, as_json: bool
 ) -> None:
     from ..loader.errors import UsageError
     from ..loader.loading import plan_loads
     from .load_tables import load_tables
 
-    if save is not None and len(all_settings) > 1:
+    if save is not None and len(settings) > 1:
         raise UsageError("--save writes one model", hint="save them one by one")
     kept: list[LoadedModel] = []  # all share the memory to the end
     reports: list[LoadReport] = []
-    for planned in plan_loads(all_settings, are_carried_out=True):
+    for planned in plan_loads(settings, are_carried_out=True):
         kept.append(_loaded(planned))
         if not as_json:
-            _print_name(kept[-1].reference, all_settings)
+            _print_name(kept[-1].reference, settings)
         report = _tried(kept[-1], check=check, save=save, prompt=prompt, max_new_tokens=max_new_tokens, stream=not as_json)
         reports.append(report)
         if not as_json:
             print_tables(load_tables(report))
     if as_json:
-        _print_json(reports, all_settings[0].memory)
+        _print_json(reports, settings[0].memory)
 
 
 def _print_json(reports: Sequence[PlanReport] | Sequence[LoadReport], memory: int | None) -> None:
@@ -144,9 +120,9 @@ def _print_json(reports: Sequence[PlanReport] | Sequence[LoadReport], memory: in
     print_json(reports[0].to_json() if len(reports) == 1 else several_to_json(reports, memory=memory))
 
 
-def _print_name(reference: str, all_settings: Sequence[ModelLoadingConfig]) -> None:
+def _print_name(reference: str, settings: Sequence[ModelLoadingConfig]) -> None:
     """The model that the next lines are about, where there are several."""
-    if len(all_settings) > 1:
+    if len(settings) > 1:
         print_tables([f"{printable(reference)}:"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +13,12 @@ Model = Annotated[
         metavar="MODEL", help="Folder, weights file, hub id (org/name or org/name@revision) or registered name.", show_default=False
     ),
 ]
-Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="What to load; several share the memory.", show_default=False)]
+Models = Annotated[
+    list[str] | None, typer.Argument(metavar="[MODEL]...", help="What to load; several share the memory.", show_default=False)
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings in YAML or TOML; options that are given win over them.")
+]
 Memory = Annotated[
     str | None, typer.Option("--memory", metavar="SIZE", help="What the weights of all models may take (6GiB); what is free if not given.")
 ]

@@ -12,11 +12,10 @@ import os
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, ClassVar, overload
 
-from .errors import UsageError
 from .inputs import gguf_file, load_tokenizer
 from .loading import LoadedModel, load, plan_load, plan_loads
 from .settings import Backend, ModelLoadingConfig, choice
-from .text import did_you_mean
+from .settings_mapping import check_known
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -123,10 +122,7 @@ def load_model_and_tokenizer(
     `settings` are fields of ModelLoadingConfig by name; `memory` is what all models together may take. Raises UsageError for one that it
     does not have, DoesNotFitError where the models don't fit.
     """
-    known = [field.name for field in fields(ModelLoadingConfig)]
-    for name in settings:
-        if name not in known:
-            raise UsageError(f"unknown setting '{name}'", hint=did_you_mean(name, known) or f"known: {', '.join(known)}")
+    check_known(settings, [field.name for field in fields(ModelLoadingConfig)])
     named = choice(Backend, backend) if isinstance(backend, str) else backend
     if isinstance(model_name, str | os.PathLike):
         return _pair(load(ModelLoadingConfig(model_name, named, **settings)))  # pyright: ignore[reportArgumentType]  # checked by name above

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 _SIZE = re.compile(r"(?P<number>\d{1,15}(\.\d{1,6})?)\s*(?P<prefix>[kmgtKMGT]?)(?P<binary>i?)[bB]?")
-_WORDS = {"LoadingStrategy": "strategy", "CacheMode": "cache mode"}
+_WORDS = {"LoadingStrategy": "strategy", "CacheMode": "cache mode", "QuantizationMethod": "quantization method"}
 Choice = TypeVar("Choice", bound=Enum)
 
 
@@ -80,8 +80,8 @@ class QuantizationConfig:
     bits: int | None = None
     group_size: int | None = None
     axis: int = 1
-    compute_dtype: torch.dtype | None = None
-    quant_storage: torch.dtype | None = None
+    compute_dtype: torch.dtype | str | None = None
+    quant_storage: torch.dtype | str | None = None
     double_quant: bool = False
     skip_modules: tuple[str, ...] = ()
 

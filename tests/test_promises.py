@@ -47,8 +47,8 @@ predicted resident_bytes read_bytes bytes_per_second share_of_limit first_token_
 OPTIONS = {
     "inspect": "--tensors --regex --layers --diff --file --strict --json --debug --help".split(),
     "load": """
-        --prompt --max-new-tokens --dtype --device --strategy --memory --resident --quantize --bits --group-size --axis --double-quant
-        --cache --workers --attention --dry-run --check --save --mmap --no-mmap
+        --config --prompt --max-new-tokens --dtype --device --strategy --memory --resident
+        --quantize --bits --group-size --axis --double-quant --cache --workers --attention --dry-run --check --save --mmap --no-mmap
         --allow-missing --trust-remote-code --json --debug --help
     """.split(),
     "bench-load": """

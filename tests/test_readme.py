@@ -15,6 +15,8 @@ import mlload
 from mlload.configs import table
 from mlload.loader.bench.engines import ENGINES
 from mlload.loader.formats import FORMATS
+from mlload.loader.settings_file import read_settings
+from mlload.loader.settings_mapping import build_settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 CONSOLE = [block for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) if block.startswith("$ mlload")]
@@ -40,6 +42,12 @@ def test_commands_print_what_is_shown(run: Callable[..., Outcome], command: str)
 def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+def test_settings_are_settings(text: str, tmp_path: Path) -> None:
+    (tmp_path / "load.yaml").write_text(text)
+    build_settings(read_settings(tmp_path / "load.yaml"))
 
 
 def test_every_key_and_code_is_documented(run: Callable[..., Outcome]) -> None:

@@ -58,7 +58,11 @@ def cache_key(
         "sources": sources.identities(),
         "plan": list(_planned(plan)),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: object) -> str:
+    return str(value).removeprefix("torch.")  # a dtype is the same by its name
 
 
 def _planned(plan: LoadPlan) -> Iterator[object]:

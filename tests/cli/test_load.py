@@ -78,6 +78,15 @@ def test_several_models_share_the_memory_and_each_answers(run: Run) -> None:
     assert models[0]["text"] == models[1]["text"]
 
 
+def test_options_win_over_the_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "load.yaml").write_text("model_name: tiny\ndtype: float16\nresident: 300kB\n")
+    answer = run("load", "--config", tmp_path / "load.yaml", "--dry-run", "--json").json
+    assert (answer["reference"], answer["dtype"], answer["strategy"], answer["resident"]) == ("tiny", "float16", "streaming", 300_000)
+    answer = run("load", "--config", tmp_path / "load.yaml", "--dtype", "auto", "--strategy", "full", "--dry-run", "--json").json
+    assert (answer["dtype"], answer["strategy"]) == ("bfloat16", "full")
+    assert run("load", "--config", "nowhere.yaml", "tiny").code == 3
+
+
 def test_several_models_are_planned_together(run: Run) -> None:
     answer = run("load", "tiny", "tiny", "--dry-run", "--json").json
     assert (answer["schema"], answer["memory"]) == ("mlload.plans/1", None)
