@@ -17,6 +17,7 @@ from .options import (
     Axis,
     Bits,
     Cache,
+    ComputeDtype,
     Config,
     Debug,
     Device,
@@ -24,14 +25,20 @@ from .options import (
     Dtype,
     GroupSize,
     Json,
+    LlamaPro,
     Memory,
     Mmap,
     Models,
     Quantize,
+    QuantStorage,
+    Rank,
     Resident,
+    SkipModules,
     Strategy,
     TrustRemoteCode,
+    UseCache,
     Workers,
+    WorldSize,
 )
 from .output import note, print_json, print_tables
 
@@ -47,27 +54,35 @@ def load(
     config: Config = None,
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="Go on from this text.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, max=1_000_000, help="How far to go on.")] = 100,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the memory it will take; read no weights.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Look for NaN and infinity in the weights, and name the tensors.")] = False,
+    save: Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the loaded model there as a checkpoint.")] = None,
+    as_json: Json = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Tell on stderr what is decided and each unit that is loaded.")] = False,
+    debug: Debug = False,
     dtype: Dtype = "auto",
     device: Device = None,
+    attention: Attention = None,
+    use_cache: UseCache = None,
+    llama_pro: LlamaPro = None,
+    allow_missing: AllowMissing = False,
+    trust_remote_code: TrustRemoteCode = False,
     strategy: Strategy = None,
     memory: Memory = None,
     resident: Resident = None,
+    workers: Workers = -1,
+    mmap: Mmap = True,
+    rank: Rank = 0,
+    world_size: WorldSize = 1,
     quantize: Quantize = None,
     bits: Bits = None,
     group_size: GroupSize = None,
     axis: Axis = 1,
     double_quant: DoubleQuant = False,
+    compute_dtype: ComputeDtype = None,
+    quant_storage: QuantStorage = None,
+    skip_modules: SkipModules = None,
     cache: Cache = "on",
-    workers: Workers = -1,
-    attention: Attention = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the memory it will take; read no weights.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Look for NaN and infinity in the weights, and name the tensors.")] = False,
-    save: Annotated[Path | None, typer.Option("--save", metavar="DIR", help="Write the loaded model there as a checkpoint.")] = None,
-    mmap: Mmap = True,
-    allow_missing: AllowMissing = False,
-    trust_remote_code: TrustRemoteCode = False,
-    as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Load models as from_pretrained would, sooner and in less memory; check them, save one, go on from a prompt with each."""
     settings = all_settings(context)  # of all parameters that stand for one; `debug` is read where errors are turned into lines
@@ -100,6 +115,8 @@ def _show_loads(
 
     if save is not None and len(settings) > 1:
         raise UsageError("--save writes one model", hint="save them one by one")
+    if settings[0].is_left_to_another_rank and (check or save is not None or prompt is not None):
+        raise UsageError(f"rank {settings[0].rank} gets no weights to look at", hint="leave --prompt, --check and --save to rank 0")
     kept: list[LoadedModel] = []  # all share the memory to the end
     reports: list[LoadReport] = []
     for planned in plan_loads(settings, are_carried_out=True):
@@ -129,6 +146,8 @@ def _print_name(reference: str, settings: Sequence[ModelLoadingConfig]) -> None:
 def _loaded(planned: PlannedLoad) -> LoadedModel:
     from .progress import unit_progress
 
+    if planned.settings.verbose:
+        return planned.execute()
     with unit_progress(planned.plan) as progress:
         return planned.execute(progress)
 

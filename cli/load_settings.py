@@ -19,11 +19,25 @@ _SETTINGS = {
     "cache": "quantized_cache",
     "workers": "loading_workers",
     "attention": "attn_implementation",
+    "use_cache": "use_cache",
+    "llama_pro": "llama_pro_path",
+    "rank": "rank",
+    "world_size": "world_size",
+    "verbose": "verbose",
     "mmap": "mmap",
     "allow_missing": "allow_missing",
     "trust_remote_code": "trust_remote_code",
 }
-_QUANTIZATION = {"quantize": "method", "bits": "bits", "group_size": "group_size", "axis": "axis", "double_quant": "double_quant"}
+_QUANTIZATION = {
+    "quantize": "method",
+    "bits": "bits",
+    "group_size": "group_size",
+    "axis": "axis",
+    "double_quant": "double_quant",
+    "compute_dtype": "compute_dtype",
+    "quant_storage": "quant_storage",
+    "skip_modules": "skip_modules",
+}
 
 
 def all_settings(context: typer.Context) -> list[ModelLoadingConfig]:

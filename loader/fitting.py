@@ -54,7 +54,7 @@ def _fit(drafts: Sequence[PlannedLoad]) -> Sequence[PlannedLoad]:
 
 
 def _need(draft: PlannedLoad) -> Need:
-    if draft.is_left_to_another_rank:
+    if draft.settings.is_left_to_another_rank:
         return Need(0, 0)
     plan, prediction = draft.plan, draft.prediction
     unit, transient = least_streamed(plan, on_device=draft.on_device, mapped=draft.settings.mmap)

@@ -15,6 +15,7 @@ from .fitting import fit
 from .inputs import gguf_file
 from .llama_pro import open_expanded, with_all_layers
 from .machine import free_bytes
+from .narration import tell
 from .originals import in_transformers_words
 from .phases import PHASES, phase
 from .plan import Unit, make_plan
@@ -54,7 +55,10 @@ def plan_loads(models: Sequence[ModelLoadingConfig], *, are_carried_out: bool = 
     If they `are_carried_out` right afterwards, the disk begins with the weights while torch is imported. Raises DoesNotFitError where they
     do not fit together, and what `load` raises.
     """
-    return fit([_draft(settings, is_carried_out=are_carried_out) for settings in models])
+    planned = fit([_draft(settings, is_carried_out=are_carried_out) for settings in models])
+    for each in planned:
+        tell(each.settings, each.summary)
+    return planned
 
 
 def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool) -> PlannedLoad:
@@ -166,6 +170,8 @@ def _build_skeleton(
         config.name_or_path = str(folder)
         skeleton = Skeleton.build(model_class, config, dtype, device=device, quantizer=quantizer)
         skeleton.read_generation_config(folder)
+        if settings.use_cache is not None:
+            skeleton.set_use_cache(settings.use_cache)
     return skeleton
 
 

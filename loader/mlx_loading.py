@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .plan import LoadPlan, Unit
 
 # What is asked of torch, and of which MLX has nothing.
-_OF_TORCH = ("resident", "attn_implementation", "max_memory", "offload_to_cpu", "llama_pro_path", "rank", "trust_remote_code")
+_OF_TORCH = ("resident", "attn_implementation", "max_memory", "offload_to_cpu", "llama_pro_path", "rank", "trust_remote_code", "use_cache")
 
 
 @dataclass(kw_only=True)

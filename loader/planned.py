@@ -18,9 +18,11 @@ from .errors import NotFoundError, UsageError
 from .generation import check_generates, generate
 from .inputs import gguf_file, load_tokenizer
 from .memory import Memory, Prediction, predict, predict_streamed, process_memory
+from .narration import tell, telling
 from .phases import PhaseClock, phase
 from .plan import LoadPlan, Unit
 from .settings import CacheMode, LoadingStrategy, ModelLoadingConfig
+from .text import format_bytes
 from .writing import sync_files
 
 if TYPE_CHECKING:
@@ -133,14 +135,19 @@ class PlannedLoad:
         return self.settings.loading_strategy is not None or self.settings.resident is not None
 
     @property
-    def is_left_to_another_rank(self) -> bool:
-        """Whether this process gets a model without weights, which rank 0 will send."""
-        return self.settings.rank > 0 and self.strategy is LoadingStrategy.LOW_MEMORY
+    def summary(self) -> str:
+        """What a person would say of it."""
+        how = f"at most {format_bytes(self.resident)} of weights in memory" if self.resident is not None else f"{self.workers} at once"
+        sizes = f"{format_bytes(self.plan.source_bytes)} in {len(self.plan.units)} units"
+        dtype = str(self.skeleton.dtype).removeprefix("torch.")
+        return f"{type(self.skeleton.model).__name__} in {dtype}, {sizes}: {self.strategy.value} on {self.device}, {how}"
 
     @cached_property
     def prediction(self) -> Prediction:
         """Peak memory while loading, and what stays, in bytes."""
         mapped = self.settings.mmap
+        if self.settings.is_left_to_another_rank:
+            return Prediction(Memory(), Memory())
         if self.strategy is LoadingStrategy.STREAMING:
             return predict_streamed(self.plan, on_device=self.on_device, mapped=mapped, resident=self.resident)
         return predict(self.plan, on_device=self.on_device, mapped=mapped, workers=self.workers)
@@ -149,8 +156,10 @@ class PlannedLoad:
         """Read the weights. `progress` hears of every unit once it is in place."""
         before = process_memory()
         cache = self._cache()
+        if cache is not None:
+            tell(self.settings, f"{cache.found} of {cache.total} quantized units are in the cache")
         with cache or nullcontext():
-            missing, streamer = self._filled(progress, cache)
+            missing, streamer = self._filled(telling(self.settings, progress), cache)
             if cache is not None:
                 with phase(self.seconds, "cache"):
                     cache.close()
@@ -199,7 +208,7 @@ class PlannedLoad:
         from .execution.streaming import stream
         from .execution.weight_files import WeightFiles
 
-        if self.is_left_to_another_rank:
+        if self.settings.is_left_to_another_rank:
             self.skeleton.finish_empty(self.device)
             return (), None
         files = WeightFiles(self.weights, mapped=self.settings.mmap)

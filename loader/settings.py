@@ -150,6 +150,11 @@ class ModelLoadingConfig:
         quantized = self.quantization_config is not None and self.quantization_config.method.is_for_mlx
         return quantized and self.backend in (None, Backend.MPS) and str(self.device) in ("None", "mps")
 
+    @property
+    def is_left_to_another_rank(self) -> bool:
+        """Whether this process is to get a model without weights, which rank 0 will send."""
+        return self.rank > 0 and self.loading_strategy is LoadingStrategy.LOW_MEMORY
+
 
 def parse_bytes(text: str) -> int:
     """Bytes from a size as people write it: `2GiB`, `1.5 GB`, `500MB`, `1000000`. Raises UsageError for anything else."""

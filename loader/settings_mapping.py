@@ -119,9 +119,10 @@ def _sizes(value: object) -> dict[int | str, int]:
 
 
 def _names(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple):
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
         raise UsageError(f"'{printable(value, limit=40)}' is no list of names")
-    return tuple(_text(name) for name in value)
+    return tuple(name for part in parts if (name := _text(part).strip()))
 
 
 def _one_of(known: tuple[str, ...], value: object) -> str:

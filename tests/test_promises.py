@@ -47,9 +47,10 @@ predicted resident_bytes read_bytes bytes_per_second share_of_limit first_token_
 OPTIONS = {
     "inspect": "--tensors --regex --layers --diff --file --strict --json --debug --help".split(),
     "load": """
-        --config --prompt --max-new-tokens --dtype --device --strategy --memory --resident
-        --quantize --bits --group-size --axis --double-quant --cache --workers --attention --dry-run --check --save --mmap --no-mmap
-        --allow-missing --trust-remote-code --json --debug --help
+        --config --prompt --max-new-tokens --dry-run --check --save --json --verbose --debug --help
+        --dtype --device --attention --use-cache --no-use-cache --llama-pro --allow-missing --trust-remote-code
+        --strategy --memory --resident --workers --mmap --no-mmap --rank --world-size
+        --quantize --bits --group-size --axis --double-quant --compute-dtype --quant-storage --skip-modules --cache
     """.split(),
     "bench-load": """
         --synthetic --remove-synthetic --engine --runs --warm-up --strategy --quantize --device --dtype --workers --page-cache --resident

@@ -26,6 +26,7 @@ from transformers.core_model_loading import (
 from transformers.initialization import no_init_weights
 from transformers.monkey_patching import patch_output_recorders
 from transformers.quantizers.auto import get_hf_quantizer
+from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.utils.loading_report import LoadStateDictInfo
 
 from ..errors import UsageError
@@ -129,6 +130,7 @@ class Skeleton:
             patch_output_recorders(model)
             targets = model.state_dict()
             if quantizer is not None:
+                _keep_head(quantizer, model)
                 with no_init_weights():  # new layers on the meta device have none, but would take their time
                     quantizer.preprocess_model(model=model, dtype=dtype, device_map={"": device}, checkpoint_files=None, use_kernels=False)
                 targets = model.state_dict() if quantizer.pre_quantized else targets
@@ -258,6 +260,12 @@ class Skeleton:
                 None, False, None, str(folder), **place, force_download=False, local_files_only=True, subfolder="", trust_remote_code=False
             )
 
+    def set_use_cache(self, use_cache: bool) -> None:
+        """Whether the model keeps keys and values of earlier tokens, in a forward and while it generates."""
+        self.model.config.get_text_config().use_cache = use_cache
+        if self.model.generation_config is not None:
+            self.model.generation_config.use_cache = use_cache
+
     def without_ignored(self, names: Iterable[str]) -> set[str]:
         """Of the checkpoint's names that have no place in the model, those that the model's class does not expect to find."""
         info = _loading_info(set())
@@ -291,6 +299,14 @@ def find_quantizer(config: PretrainedConfig, asked: object, device: torch.device
         require("hqq", "hqq")
         return HqqQuantizer(HqqSettings.from_dict(settings), pre_quantized=True)
     return get_hf_quantizer(config, asked, {"": device}, True, {})[0]
+
+
+def _keep_head(quantizer: HfQuantizer, model: PreTrainedModel) -> None:
+    """Modules that are skipped come on top of what transformers leaves as it is; it takes them instead."""
+    settings: Any = quantizer.quantization_config
+    skipped = getattr(settings, "llm_int8_skip_modules", None)
+    if skipped is not None and not quantizer.pre_quantized:
+        settings.llm_int8_skip_modules = sorted({*skipped, *get_keys_to_not_convert(model)})
 
 
 def _loading_info(missing: set[str]) -> LoadStateDictInfo:

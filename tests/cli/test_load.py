@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -85,6 +87,34 @@ def test_options_win_over_the_file(run: Run, tmp_path: Path) -> None:
     answer = run("load", "--config", tmp_path / "load.yaml", "--dtype", "auto", "--strategy", "full", "--dry-run", "--json").json
     assert (answer["dtype"], answer["strategy"]) == ("bfloat16", "full")
     assert run("load", "--config", "nowhere.yaml", "tiny").code == 3
+
+
+def test_a_verbose_load_tells_each_unit_on_stderr(run: Run) -> None:
+    options = ("--quantize", "nf4", "--skip-modules", "model.layers.0,v_proj", "--compute-dtype", "bfloat16", "--no-use-cache")
+    outcome = run("load", "tiny", *options, "--verbose", "--json")
+    lines = [line for line in outcome.err.splitlines() if line.startswith("mlload: ")]
+    assert lines[:2] == [
+        f"mlload: LlamaForCausalLM in bfloat16, 1.19 MiB in 8 units: full on cpu, {len(os.sched_getaffinity(0))} at once",
+        "mlload: 0 of 5 quantized units are in the cache",
+    ]
+    assert [line.split()[1] for line in lines[2:]] == ["model.embed_tokens:", *(f"model.layers.{n}:" for n in range(6)), "model.norm:"]
+    assert "model.layers.0: 192 KiB read, 192 KiB kept" in lines[3]
+    assert "model.layers.1: 192 KiB read, 66.4 KiB kept" in lines[4]
+    assert outcome.json["cache"] == "miss"
+
+
+def test_other_ranks_get_no_weights(run: Run) -> None:
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2"}
+    answer = run("load", "tiny", "--strategy", "low-memory", "--json", env=torchrun).json
+    assert (answer["device"], answer["predicted"]) == ("meta", {"anonymous": 0, "mapped": 0, "device": 0})
+    outcome = run("load", "tiny", "--strategy", "low-memory", "--check", env=torchrun)
+    assert (outcome.code, outcome.err) == (2, "error: rank 1 gets no weights to look at; leave --prompt, --check and --save to rank 0\n")
+
+
+def test_llama_pro(run: Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(TINY, tmp_path / "tiny_blk_exp-6-8")
+    units = cast("list[dict[str, object]]", run("load", "tiny", "--llama-pro", folder, "--dry-run", "--json").json["units"])
+    assert units[-2]["name"] == "model.layers.7"
 
 
 def test_several_models_are_planned_together(run: Run) -> None:

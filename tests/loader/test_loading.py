@@ -173,6 +173,12 @@ def test_units_have_the_names_that_people_use(zoo: Path) -> None:
     assert names == ["model.embed_tokens", *(f"model.layers.{index}" for index in range(3)), "model.norm", "lm_head"]
 
 
+def test_keys_and_values_are_kept_only_if_asked() -> None:
+    model = load(ModelLoadingConfig("tiny", use_cache=False)).model
+    assert (model.config.use_cache, model.generation_config.use_cache) == (False, False)
+    assert model(torch.arange(8)[None]).past_key_values is None
+
+
 def test_other_ranks_get_the_structure_and_the_tables_that_no_checkpoint_holds(zoo: Path) -> None:
     settings = ModelLoadingConfig(zoo / LLAMA, low_memory=True, rank=1, world_size=2, device="cpu")
     model = load(settings).model

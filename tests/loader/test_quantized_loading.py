@@ -93,7 +93,9 @@ def test_what_a_method_does_not_have(asked: QuantizationConfig, error: type[Exce
 
 
 def test_modules_that_are_skipped_stay_as_they_are() -> None:
-    asked = QuantizationConfig(QuantizationMethod.BNB_NF4, skip_modules=("lm_head", "v_proj"))
+    asked = QuantizationConfig(QuantizationMethod.BNB_NF4, skip_modules=("v_proj", "model.layers.1"), compute_dtype="bfloat16")
     model = load(ModelLoadingConfig("tiny", quantization_config=asked)).model
+    assert type(model.get_submodule("lm_head")) is torch.nn.Linear
+    assert type(model.get_submodule("model.layers.1.mlp.up_proj")) is torch.nn.Linear
     assert type(model.get_submodule("model.layers.0.self_attn.v_proj")) is torch.nn.Linear
     assert type(model.get_submodule("model.layers.0.self_attn.q_proj")) is not torch.nn.Linear

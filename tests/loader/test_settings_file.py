@@ -94,7 +94,7 @@ WRONG = {
     "quantization_config: nf4": r"load\.yaml: quantization_config: 'nf4' holds no settings by name",
     "quantization_config: {method: nf4, compute_dtype: int3}": "quantization_config: compute_dtype: unknown dtype 'int3'",
     "quantization_config: {method: hqq, bits: x}": r"load\.yaml: quantization_config: bits: 'x' is no whole number",
-    "quantization_config: {method: nf4, skip_modules: lm_head}": "skip_modules: 'lm_head' is no list of names",
+    "quantization_config: {method: nf4, skip_modules: 3}": "skip_modules: '3' is no list of names",
     "memory: much": r"load\.yaml: memory: 'much' is no size",
     "mmap: 1": "mmap: '1' is neither true nor false",
     "loading_workers: four": "loading_workers: 'four' is no whole number",

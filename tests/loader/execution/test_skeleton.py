@@ -10,7 +10,7 @@ import pytest
 import transformers
 from transformers import PreTrainedModel, conversion_mapping, core_model_loading, monkey_patching
 from transformers.quantizers import auto
-from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.base import HfQuantizer, get_keys_to_not_convert
 from transformers.utils import loading_report
 
 ROOT = Path(__file__).parents[3]
@@ -24,6 +24,7 @@ USED = {
     monkey_patching.patch_output_recorders: "model",
     loading_report.LoadStateDictInfo: "missing_keys unexpected_keys mismatched_keys error_msgs conversion_errors skipped_pp_keys",
     auto.get_hf_quantizer: "config quantization_config device_map weights_only user_agent",
+    get_keys_to_not_convert: "model",
     HfQuantizer.preprocess_model: "self model dtype",
     HfQuantizer.param_needs_quantization: "self model param_name",
     HfQuantizer.get_quantize_ops: "self",
