@@ -15,6 +15,8 @@ _SETTINGS = {
     "device": "device",
     "strategy": "loading_strategy",
     "memory": "memory",
+    "max_memory": "max_memory",
+    "offload_to_cpu": "offload_to_cpu",
     "resident": "resident",
     "cache": "quantized_cache",
     "workers": "loading_workers",

@@ -20,7 +20,7 @@ _CACHE = {"hit": "hit: nothing was quantized", "miss": "miss: all was quantized"
 
 def plan_tables(report: PlanReport) -> Iterator[RenderableType]:
     """Headline, facts, units (equal layers folded), and what does not match."""
-    yield Text.assemble((report.class_name, "bold cyan"), f"  {report.kind or 'of unknown kind'}  {report.dtype} on {report.device}")
+    yield Text.assemble((report.class_name, "bold cyan"), f"  {report.kind or 'of unknown kind'}  {report.dtype} on {_devices(report)}")
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
@@ -39,7 +39,7 @@ def plan_tables(report: PlanReport) -> Iterator[RenderableType]:
 def load_tables(report: LoadReport) -> Iterator[RenderableType]:
     """Headline, seconds, memory predicted and measured, and what was found."""
     how = ", ".join(filter(None, (report.strategy, _within(report.resident))))
-    what = f"{format_count(report.parameters)} parameters in {report.dtype} on {report.device}, {how}"
+    what = f"{format_count(report.parameters)} parameters in {report.dtype} on {_devices(report)}, {how}"
     headline = f"  {report.kind or 'of unknown kind'}, {what}"
     yield Text.assemble((report.class_name, "bold cyan"), headline)
     facts = Table.grid(padding=(0, 2))
@@ -74,6 +74,10 @@ def _units(units: tuple[UnitLine, ...]) -> Table:
         sizes = (str(first.tensors), format_bytes(first.read_bytes), format_bytes(first.kept_bytes))
         table.add_row(printable(name), *sizes, "; ".join(first.actions))
     return table
+
+
+def _devices(report: PlanReport | LoadReport) -> str:
+    return report.device if report.device_map is None else ", ".join(dict.fromkeys(report.device_map.values()))
 
 
 def _within(resident: int | None) -> str:

@@ -53,6 +53,10 @@ Strategy = Annotated[str | None, _memory("--strategy", help="full, low-memory, u
 Memory = Annotated[
     str | None, _memory("--memory", metavar="SIZE", help="What the weights of all models may take (6GiB); what is free if not given.")
 ]
+MaxMemory = Annotated[
+    str | None, _memory("--max-memory", metavar="DEVICE=SIZE,...", help="The same for each device: cuda:0=10GiB,cuda:1=20GiB or cpu=6GiB.")
+]
+OffloadToCpu = Annotated[bool, _memory("--offload-to-cpu", help="Leave the weights on the host; bring each unit to the device to compute.")]
 Resident = Annotated[str | None, _memory("--resident", metavar="SIZE", help="Stream, with at most so much of weights in memory (2GiB).")]
 Workers = Annotated[int, _memory("--workers", min=-1, max=256, help="Tensors read at once; -1 for what suits the device.")]
 Mmap = Annotated[bool, _memory("--mmap/--no-mmap", help="Use the files' own pages, or read them into memory.")]

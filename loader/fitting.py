@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .budget import Need, least_together, share_out
+from .devices import spread
 from .errors import DoesNotFitError
 from .memory import least_streamed
 from .settings import LoadingStrategy
 from .text import format_bytes
 
 if TYPE_CHECKING:
+    import torch
+
     from .planned import PlannedLoad
 
 _PART_FOR_WEIGHTS = 0.9  # of what is free: the rest is for what the models compute
@@ -38,8 +41,11 @@ def fit(drafts: Sequence[PlannedLoad]) -> list[PlannedLoad]:
 
 def budget_of(drafts: Sequence[PlannedLoad]) -> Budget:
     """What models on one device may take: the least that one of them allows, else most of what is free there."""
-    given = [draft.settings.memory for draft in drafts if draft.settings.memory is not None]
-    return Budget(min(given), True) if given else Budget(int(min(draft.free_bytes for draft in drafts) * _PART_FOR_WEIGHTS), False)
+    given = [limit for draft in drafts for limit in (draft.settings.memory, _limit(draft, _name(draft.device))) if limit is not None]
+    most = int(min(draft.free_bytes for draft in drafts) * _PART_FOR_WEIGHTS)
+    if given and drafts[0].on_device:  # a device has no more than it has; a host can drop pages and swap
+        given.append(most)
+    return Budget(min(given), True) if given else Budget(most, False)
 
 
 def _fit(drafts: Sequence[PlannedLoad]) -> Sequence[PlannedLoad]:
@@ -48,9 +54,56 @@ def _fit(drafts: Sequence[PlannedLoad]) -> Sequence[PlannedLoad]:
         return drafts
     needs = [_need(draft) for draft in drafts]
     shares = share_out(needs, budget.nbytes)
+    if len(drafts) == 1 and shares != [None] and (over_devices := _over_devices(drafts[0])):
+        return [over_devices]
     if shares is None:
         raise _does_not_fit(drafts, needs, budget)
     return [draft if share is None else _streamed(draft, share) for draft, share in zip(drafts, shares, strict=True)]
+
+
+def _over_devices(draft: PlannedLoad) -> PlannedLoad | None:
+    """The load over all CUDA devices that may be used, where it fits them and nobody asked for one device or another way."""
+    one_was_asked = draft.settings.device is not None and ":" in str(draft.settings.device)
+    if draft.device.type != "cuda" or one_was_asked or draft.is_settled or draft.settings.offload_to_cpu:
+        return None
+    parts = spread([(unit.name, unit.target_bytes) for unit in draft.plan.units], _rooms(draft))
+    if parts is None:
+        return None
+    from torch import device as to_device
+
+    from .execution.dispatch import require_accelerate
+
+    require_accelerate()
+    return replace(draft, unit_devices={unit: to_device(name) for unit, name in parts.items()})
+
+
+def _rooms(draft: PlannedLoad) -> dict[str, int]:
+    """Bytes that the weights may take on each CUDA device, beside what converting them takes."""
+    from torch import device as to_device
+
+    from .execution.backends import free_on
+
+    left = draft.settings.memory
+    transient = draft.prediction.peak.device - draft.prediction.loaded.device
+    rooms: dict[str, int] = {}
+    for index in range(len(draft.hardware.cuda)):
+        name, limit = f"cuda:{index}", _limit(draft, f"cuda:{index}")
+        if limit is None and draft.settings.max_memory is not None:
+            continue
+        room = (int(free_on(to_device(name), draft.hardware) * _PART_FOR_WEIGHTS) if limit is None else limit) - transient
+        rooms[name] = max(0, room if left is None else min(room, left))
+        left = None if left is None else left - rooms[name]
+    return rooms
+
+
+def _limit(draft: PlannedLoad, device: str) -> int | None:
+    limit = (draft.settings.max_memory or {}).get(device)
+    return limit if isinstance(limit, int) else None
+
+
+def _name(device: torch.device) -> str:
+    """As max_memory names it."""
+    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
 
 
 def _need(draft: PlannedLoad) -> Need:
@@ -62,6 +115,9 @@ def _need(draft: PlannedLoad) -> Need:
     if is_streamed and draft.resident is not None:
         taken = min(draft.resident, plan.target_bytes) + transient
         return Need(taken, taken)
+    if draft.on_device and draft.settings.offload_to_cpu and not draft.is_settled:  # the unit that computes, and the next one
+        taken = sum(sorted(each.target_bytes for each in plan.units)[-2:]) + transient
+        return Need(taken, taken, unit + transient, is_streamed=True)
     can_be_streamed = (is_streamed or not draft.is_settled) and not any(step.quantized for step in plan.steps)
     return Need(prediction.peak_bytes, prediction.kept_bytes, unit + transient if can_be_streamed else None, is_streamed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,7 @@ class PlanReport:
     kind: str | None
     backend: str
     device: str
+    device_map: dict[str, str] | None  # of each unit, where there are several devices
     strategy: str
     resident: int | None  # bytes of weights that streaming keeps in memory at most
     workers: int
@@ -83,6 +84,7 @@ class LoadReport:
     cache: str = "off"  # of weights that are quantized while loading: hit, miss, partial, off
     cache_problem: str | None = None
     resident: int | None = None  # bytes of weights that streaming keeps in memory at most
+    device_map: dict[str, str] | None = None  # of each unit, where there are several devices
 
     def to_json(self) -> dict[str, object]:
         """One object of plain values."""
@@ -106,6 +108,7 @@ def plan_report(planned: PlannedLoad) -> PlanReport:
         kind=_kind(planned.checkpoint.architecture.kind),
         backend=planned.rules.backend.value,
         device=str(planned.device),
+        device_map=_device_map(planned.unit_devices),
         strategy=planned.strategy.value,
         resident=planned.resident,
         workers=planned.workers,
@@ -143,7 +146,12 @@ def load_report(loaded: LoadedModel) -> LoadReport:
         cache=loaded.cache,
         cache_problem=loaded.cache_problem,
         resident=loaded.resident,
+        device_map=_device_map(loaded.unit_devices),
     )
+
+
+def _device_map(devices: Mapping[str, torch.device] | None) -> dict[str, str] | None:
+    return None if devices is None else {unit: str(device) for unit, device in devices.items()}
 
 
 def _unit_line(unit: Unit, *, mapped: bool) -> UnitLine:

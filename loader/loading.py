@@ -81,7 +81,7 @@ def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool) -> PlannedLoad
             import_module(f".execution.{name}", __package__)
     from .execution import backends, gguf_model
 
-    rules, device = backends.choose_backend(hardware := backends.probe(), settings.backend, settings.device)
+    rules, device = backends.choose_backend(hardware := backends.probe(), settings.backend, settings.device or settings.budgeted_device)
     weights = local_folder(checkpoint)
     if gguf_file(checkpoint) is not None:
         checkpoint, dtype_name = gguf_model.in_transformers_config(checkpoint, settings, weights), dtype_name or "F32"
@@ -104,8 +104,8 @@ def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool) -> PlannedLoad
         plan,
         rules,
         device,
-        free_bytes=backends.free_on(device, hardware),
-        strategy=strategy,
+        hardware,
+        strategy,
         workers=1 if one_by_one else workers,
         resident=settings.resident,
         seconds=seconds,

@@ -85,6 +85,11 @@ class PlannedMlx(PlannedLoad):
     sources: SourceFiles
 
     @property
+    def free_bytes(self) -> int:
+        """Bytes that MLX can have."""
+        return self.hardware.mlx.free_bytes if self.hardware.mlx else 0
+
+    @property
     def is_settled(self) -> bool:
         """Yes: there is one way to load for MLX."""
         return True
@@ -146,7 +151,7 @@ def plan_mlx(checkpoint: Checkpoint, settings: ModelLoadingConfig, seconds: dict
         workers=1 if strategy is LoadingStrategy.LOW_MEMORY else workers,
         seconds=seconds,
         sources=sources,
-        free_bytes=hardware.mlx.free_bytes if hardware.mlx else 0,
+        hardware=hardware,
     )
 
 

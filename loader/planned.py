@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.processing_utils import ProcessorMixin
 
-    from .execution.backends import BackendRules
+    from .execution.backends import BackendRules, Hardware
     from .execution.quantized_cache import QuantizedCache
     from .execution.skeleton import Skeleton
     from .execution.streaming import Streamer
@@ -42,8 +42,9 @@ class LoadedModel:
 
     `seconds` for each phase, as `phases.PHASES` names them. `prediction` is the plan's, `measured` the growth of this process. `missing`
     are tensors that the checkpoint lacks and that were initialised at random, because that was allowed. `streamer` counts what a
-    streamed model reads, of which at most `resident` bytes are in memory. `cache` tells of the quantized weights on disk: `hit`, `miss`,
-    `partial` or `off`; `cache_problem` why they could not be kept. A `gguf_file` holds its tokenizer, too.
+    streamed model reads, of which at most `resident` bytes are in memory. `unit_devices` tell where each unit is, if not all are on one
+    device. `cache` tells of the quantized weights on disk: `hit`, `miss`, `partial` or `off`; `cache_problem` why they could not be kept.
+    A `gguf_file` holds its tokenizer, too.
     """
 
     reference: str
@@ -57,6 +58,7 @@ class LoadedModel:
     missing: tuple[str, ...]
     seconds: dict[str, float]
     resident: int | None = None
+    unit_devices: Mapping[str, torch.device] | None = None
     streamer: Streamer | None = None
     cache: str = "off"
     cache_problem: str | None = None
@@ -106,8 +108,8 @@ class LoadedModel:
 class PlannedLoad:
     """Everything decided and nothing read: a skeleton on the meta device, the plan that fills it, and what that will take.
 
-    Config and tokenizer lie in `folder`, the weights in `weights`. `free_bytes` are those of the device. `resident`: of the weights of a
-    streamed model, so many bytes may be in memory; None for all.
+    Config and tokenizer lie in `folder`, the weights in `weights`. `resident`: so many bytes of a streamed
+    model's weights may be in memory; None for all. `unit_devices` tell where each unit goes, if not all to `device`.
     """
 
     checkpoint: Checkpoint
@@ -118,16 +120,24 @@ class PlannedLoad:
     plan: LoadPlan
     rules: BackendRules
     device: torch.device
-    free_bytes: int
+    hardware: Hardware
     strategy: LoadingStrategy
     workers: int
     resident: int | None = None
+    unit_devices: Mapping[str, torch.device] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def on_device(self) -> bool:
         """Whether the weights leave the host's memory."""
         return self.device.type != "cpu"
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that are free where the weights go."""
+        from .execution.backends import free_on
+
+        return free_on(self.device, self.hardware)
 
     @property
     def is_settled(self) -> bool:
@@ -175,6 +185,7 @@ class PlannedLoad:
             missing=tuple(sorted(missing)),
             seconds=self.seconds,
             resident=self.resident,
+            unit_devices=self.unit_devices,
             streamer=streamer,
             gguf_file=gguf_file(self.checkpoint),
             **({} if cache is None else {"cache": cache.status, "cache_problem": cache.problem}),
@@ -204,6 +215,7 @@ class PlannedLoad:
 
     def _filled(self, progress: Callable[[Unit], None] | None, cache: QuantizedCache | None) -> tuple[Iterable[str], Streamer | None]:
         """Put the weights, or what will read them, into the model; returns what is missing."""
+        from .execution.dispatch import dispatch
         from .execution.full import fill
         from .execution.streaming import stream
         from .execution.weight_files import WeightFiles
@@ -218,8 +230,20 @@ class PlannedLoad:
             return streamer.missing, streamer
         clock = PhaseClock()
         with clock.shared_out(self.seconds):
-            fill(self.skeleton, self.plan, files, device=self.device, workers=self.workers, progress=progress, cache=cache, clock=clock)
+            for device, plan in self._plans_by_device():
+                fill(self.skeleton, plan, files, device=device, workers=self.workers, progress=progress, cache=cache, clock=clock)
         files.check_unchanged()
         files.close()
         with phase(self.seconds, "place"):
-            return self.skeleton.finish(set(self.plan.missing), self.device), None
+            missing = self.skeleton.finish(set(self.plan.missing), self.device, self.unit_devices)
+            if self.unit_devices is not None:
+                dispatch(self.skeleton.model, self.unit_devices)
+        return missing, None
+
+    def _plans_by_device(self) -> Iterator[tuple[torch.device, LoadPlan]]:
+        """What goes to each device."""
+        if self.unit_devices is None:
+            yield self.device, self.plan
+            return
+        for device in dict.fromkeys(self.unit_devices.values()):
+            yield device, replace(self.plan, units=tuple(unit for unit in self.plan.units if self.unit_devices[unit.name] == device))

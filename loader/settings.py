@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 _SIZE = re.compile(r"(?P<number>\d{1,15}(\.\d{1,6})?)\s*(?P<prefix>[kmgtKMGT]?)(?P<binary>i?)[bB]?")
+_DEVICE = re.compile(r"(?P<other>cpu|mps)|cuda|(cuda:)?(?P<number>\d{1,3})")
 _WORDS = {"LoadingStrategy": "strategy", "CacheMode": "cache mode", "QuantizationMethod": "quantization method"}
 Choice = TypeVar("Choice", bound=Enum)
 
@@ -94,7 +95,8 @@ class ModelLoadingConfig:
     `loading_strategy`: None lets the plan and the machine decide. `quantized_cache`: whether weights that are quantized while loading are
     kept on disk, for the next load. `dtype`: a torch dtype, its name, or "auto" for the checkpoint's own. `resident`: bytes of weights
     that streaming may keep in memory. `memory`: bytes (or "6GiB") that weights may take where the model computes, those of several models
-    that are loaded together in sum; None for what is free. `max_memory`: the same for each device and "cpu". `loading_workers`: how many
+    that are loaded together in sum; None for what is free. `max_memory`: the same for each device (0 or "cuda:0") and "cpu".
+    `offload_to_cpu`: with a GPU, weights stay on the host, and each unit goes to the device to compute. `loading_workers`: how many
     tensors are read and converted at once, -1 for what suits the backend. `attn_implementation` and `use_cache`: None leaves the model's
     own. `mmap`: False reads files instead of mapping them. `rank`, `world_size`: of this process in distributed training.
     `llama_pro_path`: a folder of an expanded model, `blk_exp-32-40` in its name.
@@ -133,6 +135,8 @@ class ModelLoadingConfig:
             self.loading_strategy = choice(LoadingStrategy, self.loading_strategy.replace("-", "_"))
         if isinstance(self.quantized_cache, str):
             self.quantized_cache = choice(CacheMode, self.quantized_cache)
+        if self.max_memory is not None:
+            self.max_memory = {_device_name(name): _bytes(size) for name, size in self.max_memory.items()}
         if isinstance(self.memory, str):
             self.memory = parse_bytes(self.memory)
         if isinstance(self.resident, str):
@@ -151,9 +155,28 @@ class ModelLoadingConfig:
         return quantized and self.backend in (None, Backend.MPS) and str(self.device) in ("None", "mps")
 
     @property
+    def budgeted_device(self) -> str | None:
+        """The first device that `max_memory` names, the CPU where it names nothing else."""
+        if self.max_memory is None or self.backend is not None:
+            return None
+        return next((name for name in map(str, self.max_memory) if name != "cpu"), "cpu")
+
+    @property
     def is_left_to_another_rank(self) -> bool:
         """Whether this process is to get a model without weights, which rank 0 will send."""
         return self.rank > 0 and self.loading_strategy is LoadingStrategy.LOW_MEMORY
+
+
+def _device_name(name: int | str) -> str:
+    """`cuda:0` for 0 and for cuda. Raises UsageError for what names no device."""
+    found = _DEVICE.fullmatch(str(name))
+    if found is None:
+        raise UsageError(f"unknown device '{printable(name, limit=40)}'", hint="max_memory takes cuda:0 (or 0), mps and cpu")
+    return found["other"] or f"cuda:{int(found['number'] or 0)}"
+
+
+def _bytes(size: int | str) -> int:
+    return parse_bytes(size) if isinstance(size, str) else size
 
 
 def parse_bytes(text: str) -> int:

@@ -115,6 +115,10 @@ def _size(value: object) -> int:
 
 
 def _sizes(value: object) -> dict[int | str, int]:
+    """As a mapping, or as `cuda:0=10GiB,cpu=30GiB`."""
+    if isinstance(value, str):
+        parts = [part.partition("=") for part in value.split(",")]
+        return {name.strip(): parse_bytes(size) for name, _, size in parts}
     return {key if isinstance(key, int) else _text(key): _size(size) for key, size in _mapping(value).items()}
 
 

@@ -30,11 +30,11 @@ requests bytes_read problems
 DIFF_KEYS = "schema reference other glob regex same config only_before only_after shapes dtypes common_tensors".split()
 LOAD_KEYS = """
 schema reference class_name kind device strategy parameters dtype seconds predicted measured missing unexpected non_finite prompt text
-generated_tokens cache cache_problem resident
+generated_tokens cache cache_problem resident device_map
 """.split()
 
 PLAN_KEYS = """
-schema reference class_name kind backend device strategy resident workers dtype read_bytes model_bytes peak loaded units missing
+schema reference class_name kind backend device device_map strategy resident workers dtype read_bytes model_bytes peak loaded units missing
 unexpected ties
 """.split()
 
@@ -49,7 +49,7 @@ OPTIONS = {
     "load": """
         --config --prompt --max-new-tokens --dry-run --check --save --json --verbose --debug --help
         --dtype --device --attention --use-cache --no-use-cache --llama-pro --allow-missing --trust-remote-code
-        --strategy --memory --resident --workers --mmap --no-mmap --rank --world-size
+        --strategy --memory --max-memory --offload-to-cpu --resident --workers --mmap --no-mmap --rank --world-size
         --quantize --bits --group-size --axis --double-quant --compute-dtype --quant-storage --skip-modules --cache
     """.split(),
     "bench-load": """

@@ -216,12 +216,15 @@ class Skeleton:
             module._buffers[name] = value
         value._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]  # the mark by which its initialiser leaves it alone
 
-    def finish(self, missing: set[str], device: torch.device) -> set[str]:
-        """Tie what is tied, compute tables that no checkpoint holds, initialise what is missing; returns what truly is missing."""
+    def finish(self, missing: set[str], device: torch.device, units: Mapping[str, torch.device] | None = None) -> set[str]:
+        """Tie what is tied, compute tables that no checkpoint holds, initialise what is missing; returns what truly is missing.
+
+        All that is on `device`, but for what `units` place elsewhere.
+        """
         model: Any = self.model
         info = _loading_info(missing)
         model.mark_tied_weights_as_initialized(info)
-        model._move_missing_keys_from_meta_to_device(info.missing_keys, {"": device}, None, self._quantizer)
+        model._move_missing_keys_from_meta_to_device(info.missing_keys, {"": device, **(units or {})}, None, self._quantizer)
         model._initialize_missing_keys(self._quantizer is not None)
         model.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
         model._adjust_missing_and_unexpected_keys(info)
