@@ -37,7 +37,6 @@ from .bench_options import (
 )
 from .options import Debug, Json, Resident
 from .output import note, print_json, print_tables
-from .progress import byte_progress, run_progress
 
 if TYPE_CHECKING:
     from ..loader.bench.report import BenchReport
@@ -77,6 +76,7 @@ def bench_load(
     del debug  # read where errors are turned into lines
     from ..loader.bench.bench import bench_load as measure
     from ..loader.settings import parse_bytes
+    from .progress import run_progress
 
     form = _form(as_json=as_json, as_csv=as_csv, as_markdown=as_markdown)
     asked = grid(engine=engine, strategy=strategy, quantize=quantize, device=device, dtype=dtype, workers=workers, page_cache=page_cache)
@@ -132,6 +132,7 @@ def _subject(model: str | None, shape: str | None, *, remove: bool) -> str | Pat
     from ..loader.bench.synthetic import remove_synthetic, synthetic
     from ..loader.errors import UsageError
     from ..loader.text import format_bytes
+    from .progress import byte_progress
 
     if (model is None) == (shape is None):
         raise UsageError("what is to be loaded?", hint="name a MODEL, or a shape with --synthetic")

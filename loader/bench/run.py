@@ -21,8 +21,8 @@ from ..text import printable
 from .job import Job
 from .watch import Sample, Watch, watching
 
-_GRAIN = 0.001  # seconds between two looks while weights are read
-_COARSE_GRAIN = 0.01  # while Python imports
+_GRAIN = 0.004  # seconds between two looks while weights are read: more of them would take more than a hundredth of a core
+_COARSE_GRAIN = 0.02  # while Python imports
 _MOST_POINTS = 200  # of a run's memory over time, in a report
 _PROGRAM = (sys.executable, "-P", "-W", "ignore", "-m", "mlload.loader.bench.child")
 
@@ -164,7 +164,7 @@ def _measured(story: _Story, watch: Watch, begun: float) -> Run:
         phases=story.phases | {"start": story.ends["start"] - begun},
         imports=Memory(imports.anonymous, imports.mapped),
         peak=watch.peak + Memory(device=int(str(facts["device"]))),
-        resident=watch.highest_resident(),
+        resident=watch.highest_resident,
         read_bytes=watch.bytes_from_storage(),
         timeline=_timeline(watch.samples, begun),
         facts={name: value for name, value in facts.items() if name not in ("end", "device")},

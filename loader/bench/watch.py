@@ -13,6 +13,7 @@ from .threads import Threads
 
 _GRAIN_SECONDS = 0.01  # of what is remembered; the peaks are those of every look
 _GRAIN_BYTES = 1 << 20
+_HIGHEST = b"VmHWM:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +27,36 @@ class Sample:
 
 
 class Watch:
-    """Looks at one process. Memory is one small file of /proc, kept open: a microsecond, and no lock of that process."""
+    """Looks at one process. Memory is one small file of /proc, kept open: some microseconds, and no lock of that process.
+
+    The kernel keeps the highest sum of all kinds (`highest_resident`). Where that has risen between two looks above what either of them
+    saw, the rise was anonymous memory that came and went, as far as it is not what one of them saw as mapped: so a peak that is one of
+    the whole process is not missed, as short as it may be.
+    """
 
     def __init__(self, pid: int) -> None:
         self.peak = Memory()
+        self.highest_resident = 0
         self.samples: list[Sample] = []
+        self._mapped_before = 0
         self._folder = f"/proc/{pid}"
-        self._page = os.sysconf("SC_PAGE_SIZE")
-        self._statm = os.open(f"{self._folder}/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._status = os.open(f"{self._folder}/status", os.O_RDONLY | os.O_CLOEXEC)
         self._threads = Threads(f"{self._folder}/task")
 
     def look(self, at: float, *, closely: bool = False) -> None:
         """Take a sample, `closely` one that is remembered with all that can be known; none of a process that has ended."""
         with suppress(ProcessLookupError, FileNotFoundError):
-            self._look(at, closely=closely)
+            status = os.pread(self._status, 1 << 14, 0)
+            if _HIGHEST in status:  # not of one that only waits to be reaped
+                self._take(status, at, closely=closely)
 
-    def _look(self, at: float, *, closely: bool) -> None:
-        _, resident, shared, *_ = os.pread(self._statm, 256, 0).split()
-        mapped = int(shared) * self._page
-        anonymous = int(resident) * self._page - mapped
-        if anonymous > self.peak.anonymous or mapped > self.peak.mapped:
-            self.peak = Memory(max(anonymous, self.peak.anonymous), max(mapped, self.peak.mapped))
+    def _take(self, status: bytes, at: float, *, closely: bool) -> None:
+        highest, anonymous = _bytes(status, _HIGHEST), _bytes(status, b"RssAnon:")
+        mapped = _bytes(status, b"RssFile:") + _bytes(status, b"RssShmem:")
+        between = highest - max(mapped, self._mapped_before) if highest > self.highest_resident else 0
+        if (most := max(anonymous, between)) > self.peak.anonymous or mapped > self.peak.mapped:
+            self.peak = Memory(max(most, self.peak.anonymous), max(mapped, self.peak.mapped))
+        self.highest_resident, self._mapped_before = highest, mapped
         last = self.samples[-1] if self.samples else None
         if closely or last is None or at - last.at >= _GRAIN_SECONDS or abs(anonymous - last.anonymous) >= _GRAIN_BYTES:
             self.samples.append(Sample(at, anonymous, mapped, self._threads.held_up(at, anew=closely)))
@@ -56,13 +66,13 @@ class Watch:
         place = bisect_left(self.samples, moment, key=lambda sample: sample.at)
         return min(self.samples[max(place - 1, 0) : place + 1], key=lambda sample: abs(sample.at - moment))
 
-    def highest_resident(self) -> int:
-        """The most that was resident at once, of whatever kind: the kernel's own high-water mark."""
-        return _numbers(f"{self._folder}/status").get("VmHWM", 0) * 1024
-
     def bytes_from_storage(self) -> int:
         """Bytes that were read from storage on this process's behalf, pages of mapped files among them."""
-        return _numbers(f"{self._folder}/io").get("read_bytes", 0)
+        try:
+            with open(f"{self._folder}/io", "rb") as file:
+                return _number(file.read(), b"\nread_bytes:")
+        except OSError:  # the kernel keeps it from us, or the process has ended
+            return 0
 
     def processor_seconds(self) -> float:
         """Time on a core, of all threads, in user and kernel mode."""
@@ -72,7 +82,7 @@ class Watch:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._statm)
+        os.close(self._status)
 
 
 @contextmanager
@@ -85,11 +95,11 @@ def watching(pid: int) -> Iterator[Watch]:
         watch.close()
 
 
-def _numbers(path: str) -> dict[str, int]:
-    """Lines of `name: number`; empty where the kernel keeps them from us."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as lines:
-            pairs = [line.partition(":")[::2] for line in lines]
-    except OSError:
-        return {}
-    return {name: int(value.split()[0]) for name, value in pairs if value.split() and value.split()[0].isdigit()}
+def _bytes(status: bytes, name: bytes) -> int:
+    return _number(status, name) * 1024
+
+
+def _number(lines: bytes, name: bytes) -> int:
+    """The number after `name`."""
+    start = lines.index(name) + len(name)
+    return int(lines[start : start + 24].split(None, 1)[0])

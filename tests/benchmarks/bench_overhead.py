@@ -52,7 +52,7 @@ def measure(rounds: int = 20, shapes: tuple[str, ...] = ("tiny", "llama-1.1b")) 
             pairs.append((watched, bare))
             watching.append(cost / watched)
         ratio, share = Ratio.of(pairs), median(watching)
-        interval = f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+        interval = f"{ratio.median:.3f}" + ("" if ratio.low is None else f" ({ratio.low:.3f} to {ratio.high:.3f})")
         seconds = " | ".join(f"{median(pair[place] for pair in pairs):.2f}" for place in (1, 0))
         yield f"| {shape} | {seconds} | {interval} | {share:.2%} | {share / len(os.sched_getaffinity(0)):.2%} |"
 

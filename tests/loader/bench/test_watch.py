@@ -59,13 +59,26 @@ def test_peaks_of_each_kind_are_seen(child: Child) -> None:
         assert watch.samples[-1].anonymous - before.anonymous < SIZE / 8  # given back
         go_on(child)
         watch.look(time.monotonic())
-        assert watch.peak.anonymous - before.anonymous == pytest.approx(SIZE, rel=0.05)
+        # While it wrote, the text to write took its bytes a second time.
+        assert 0.95 * SIZE < watch.peak.anonymous - before.anonymous < 2.1 * SIZE
         assert watch.peak.mapped - before.mapped == pytest.approx(SIZE, rel=0.05)
-        # Both at once were never there, and while it wrote, the text to write took its bytes a second time.
-        assert SIZE < watch.highest_resident() - before.anonymous - before.mapped < 2.5 * SIZE
+        assert watch.highest_resident >= watch.peak.anonymous + before.mapped
         assert watch.processor_seconds() > 0
         assert watch.sample_at(before.at) == before
         assert watch.sample_at(0.0) == watch.samples[0]
+
+
+def test_a_peak_between_two_looks_is_not_missed(child: Child) -> None:
+    assert child.stdout is not None
+    child.stdout.readline()
+    with watching(child.pid) as watch:
+        watch.look(time.monotonic())
+        before = watch.samples[-1]
+        for _ in range(2):  # memory comes, and has gone again
+            go_on(child)
+        watch.look(time.monotonic())
+        assert watch.samples[-1].anonymous - before.anonymous < SIZE / 8
+        assert watch.peak.anonymous - before.anonymous > 0.95 * SIZE
 
 
 def test_a_process_that_ends_is_no_error(child: Child) -> None:
@@ -74,7 +87,8 @@ def test_a_process_that_ends_is_no_error(child: Child) -> None:
         child.kill()
         child.wait()
         watch.look(time.monotonic())
-        assert (watch.highest_resident(), watch.bytes_from_storage()) == (0, 0)
+        assert len(watch.samples) == 1
+        assert watch.bytes_from_storage() == 0
 
 
 BUSY = "import hashlib, threading, time"
