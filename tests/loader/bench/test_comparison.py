@@ -8,37 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from bench_rows import MIB, a_row
 
 from mlload import InvalidCheckpointError, NotFoundError, UsageError
 from mlload.loader.bench.case import Case
 from mlload.loader.bench.comparison import Baseline, compare
 from mlload.loader.bench.row import Row
-from mlload.loader.bench.run import Run
 from mlload.loader.memory import Memory
 
-MIB = 1 << 20
 CALIBRATION = (1.0, 1.1, 0.9, 1.0, 1.05)
-
-
-def a_run(seconds: float, *, load: float = 2.0, anonymous: int = 500) -> Run:
-    return Run(
-        seconds=seconds,
-        load_seconds=load,
-        waited=0.0,
-        load_waited=0.0,
-        processor_seconds=seconds,
-        phases={"start": 0.1},
-        imports=Memory(300 * MIB, 80 * MIB),
-        peak=Memory((300 + anonymous) * MIB, 90 * MIB),
-        resident=400 * MIB,
-        read_bytes=0,
-        timeline=((0.1, 1, 1),),
-        facts={"answer": 1},
-    )
-
-
-def a_row(seconds: Sequence[float], *, load: float = 2.0, anonymous: int = 500, engine: str = "mlload") -> Row:
-    return Row(Case(engine), tuple(a_run(each, load=load * each / 4, anonymous=anonymous) for each in seconds), 1000)
 
 
 def saved(path: Path, rows: Sequence[Row], calibration: Sequence[float] = CALIBRATION, weight_bytes: int = 1000) -> Path:
