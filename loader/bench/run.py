@@ -24,6 +24,7 @@ from .watch import Sample, Watch, watching
 _GRAIN = 0.004  # seconds between two looks while weights are read: more of them would take more than a hundredth of a core
 _COARSE_GRAIN = 0.02  # while Python imports
 _MOST_POINTS = 200  # of a run's memory over time, in a report
+_LAST_WORDS = 4096  # bytes of what a process said before it died
 _PROGRAM = (sys.executable, "-P", "-W", "ignore", "-m", "mlload.loader.bench.child")
 
 
@@ -185,6 +186,6 @@ def _death(code: int, words: IO[bytes]) -> str:
     if code < 0:
         name = signal.Signals(-code).name
         return f"the process was ended by {name}" + (" (was there too little memory?)" if name == "SIGKILL" else "")
-    words.seek(0)
+    words.seek(max(0, words.seek(0, os.SEEK_END) - _LAST_WORDS))
     said = words.read().decode(errors="replace").strip().splitlines()
     return f"the process ended with code {code}" + (f": {printable(said[-1], limit=200)}" if said else "")

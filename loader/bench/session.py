@@ -27,7 +27,6 @@ Progress = Callable[[str, int, int], None]  # what runs now, how many runs are d
 _MOST_ROUNDS = 3  # times as many as asked, where a comparison is in doubt
 _BUSY = 0.05  # share of the time that cores were waited for
 _WIDE = 0.25  # spread of a row's own seconds
-_DOUBTFUL = 0.1  # width of a ratio's interval in which no difference lies, too
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Session:
     problems: dict[Case, MlloadError] = field(default_factory=dict)
     calibration: list[float] = field(default_factory=list)
     limits: Limits = field(init=False)
-    _done: int = 0
+    _done: int = field(default=0, init=False)
 
     def measure(self, baseline: Baseline | None, max_regression: float) -> BenchReport:
         """All rounds, and more of them while it is in doubt whether `baseline` is kept to."""
@@ -154,10 +153,8 @@ def _doubts(rows: Sequence[Row]) -> list[str]:
             doubts.append(f"{row.case.label}: other processes had the cores for {row.waited_share:.0%} of the time")
         if width > _WIDE:
             doubts.append(f"{row.case.label}: the slowest run took {width:.0%} longer than the fastest")
-        if row.ratio and row.ratio.low is not None and row.ratio.high is not None:
-            unsure = row.ratio.low < 1 < row.ratio.high and row.ratio.high - row.ratio.low > _DOUBTFUL
-            if unsure:
-                doubts.append(f"{row.case.label}: too noisy to tell whether it is slower or faster than the first row")
+        if row.ratio is not None and row.ratio.is_unclear:
+            doubts.append(f"{row.case.label}: too noisy to tell whether it is slower or faster than the first row")
     return doubts + list(_different_answers(rows))
 
 

@@ -10,6 +10,7 @@ from statistics import median
 _RESAMPLES = 2_000
 _FEWEST = 3  # pairs of which an interval is told
 _CONFIDENCE = 0.95
+_NEAR = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Ratio:
     median: float
     low: float | None
     high: float | None
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether it may be more than 1 or less, and not just because it is near."""
+        return self.low is not None and self.high is not None and self.low < 1 < self.high and self.high - self.low > _NEAR
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[float, float]]) -> Ratio:

@@ -20,6 +20,13 @@ def test_two_pairs_have_no_interval() -> None:
     assert Ratio.of([(1.0, 2.0), (3.0, 2.0)]) == Ratio(1.0, None, None)
 
 
+def test_an_interval_around_one_is_unclear_if_it_is_wide() -> None:
+    assert Ratio(1.0, 0.9, 1.2).is_unclear
+    assert not Ratio(1.0, 0.98, 1.02).is_unclear
+    assert not Ratio(1.2, 1.1, 1.4).is_unclear
+    assert not Ratio(1.0, None, None).is_unclear
+
+
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     source, held = random.Random(1), 0
     for _ in range(40):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mlload.loader.bench.threads import lost
 from mlload.loader.bench.watch import watching
 
 SIZE = 64 << 20
@@ -100,6 +101,23 @@ def work():
 sys.stdin.readline()
 thread = threading.Thread(target=work); thread.start(); thread.join()
 """
+
+
+@pytest.mark.parametrize(
+    ("ran", "waited", "cores", "expected"),
+    [
+        (0.0, 0.0, 2, 0.0),  # asleep
+        (1.0, 0.0, 2, 0.0),  # one thread, alone
+        (0.4, 0.6, 2, 0.6),  # one thread beside others
+        (0.1, 0.2, 2, 0.2),  # the same, asleep for the rest
+        (2.0, 0.0, 2, 0.0),  # two threads, alone
+        (1.0, 1.0, 2, 0.5),  # two threads that got half of what they wanted
+        (2.0, 14.0, 2, 0.0),  # sixteen threads that wait for each other
+        (1.0, 15.0, 2, 0.5),  # the same, with one of two cores
+    ],
+)
+def test_what_was_lost_of_a_second(ran: float, waited: float, cores: int, expected: float) -> None:
+    assert lost(1.0, ran, waited, cores) == pytest.approx(expected)
 
 
 def test_time_that_others_had_the_core_is_told_from_work() -> None:
