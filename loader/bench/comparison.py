@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import cast
@@ -159,6 +160,8 @@ def _made(
     seconds: Sequence[float], load_seconds: Sequence[float], anonymous: Sequence[int], device: Sequence[int], calibration: Sequence[float]
 ) -> dict[str, Sequence[float]]:
     def in_calibrations(values: Sequence[float]) -> list[float]:
+        if not all(0 < value < inf for value in (*values, *calibration)):
+            raise ValueError("seconds that are none")
         return [value / each for value, each in zip(values, calibration, strict=True)]
 
     return {

@@ -14,6 +14,10 @@ from ..errors import MlloadError
 _CHUNK = 8 << 20
 _TRIES = 3
 _ALL_BUT_NOTHING = 0.999  # a page may go while the next file is read
+_HINTS = {
+    "cold": "another process may have it mapped, it may lie on a tmpfs, or it may not be yours",
+    "warm": "it may be larger than the free memory",
+}
 _LOWEST_BIT = bytes(value & 1 for value in range(256))  # the one that mincore gives a meaning
 
 
@@ -26,12 +30,6 @@ def prepare(paths: Sequence[Path], state: str) -> None:
             (evict if state == "cold" else read_through)(path)
         if not _is(state, share := residency(path)):
             raise MlloadError(f"{path} is not {state}: {share:.1%} of its pages are in the page cache", hint=_HINTS[state])
-
-
-_HINTS = {
-    "cold": "another process may have it mapped, it may lie on a tmpfs, or it may not be yours",
-    "warm": "it may be larger than the free memory",
-}
 
 
 def _is(state: str, share: float) -> bool:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ..dtypes import TORCH_NAMES
-from ..execution.model_class import model_class_and_config, own_dtype
+from ..execution.model_class import model_class_and_config, own_dtype, refusals
 from ..execution.skeleton import Skeleton, as_stored
 from ..writing import replacing, write_all
 
-_BLOCK = (8 << 20) + 4099  # random numbers; a prime above a power of two, so that no two rows of a matrix are alike
+_BLOCK = (8 << 20) + 9  # random numbers, a prime: no two of the next eight million rows of a matrix begin at the same one
 _SPREAD = 0.02  # as models are initialised: sums over a hidden size stay finite in any dtype
 
 
@@ -55,7 +55,8 @@ def blueprint(config: Mapping[str, object]) -> Blueprint:
     """What transformers' class for `config` would store, ties once. Raises UsageError or InvalidCheckpointError where there is none."""
     model_class, built = model_class_and_config(config, None, folder=Path(), trust_remote_code=False)
     dtype = own_dtype(built, torch.float32)
-    model = Skeleton.build(model_class, built, dtype, device=torch.device("meta")).model
+    with refusals(model_class.__name__):
+        model = Skeleton.build(model_class, built, dtype, device=torch.device("meta")).model
     tied = set(model.all_tied_weights_keys)
     stored = as_stored(model, {name: tensor for name, tensor in model.state_dict().items() if name not in tied})
     return Blueprint(config, {name: tuple(tensor.shape) for name, tensor in stored.items()}, dtype)

@@ -24,6 +24,7 @@ from .watch import Sample, Watch, watching
 _GRAIN = 0.004  # seconds between two looks while weights are read: more of them would take more than a hundredth of a core
 _COARSE_GRAIN = 0.02  # while Python imports
 _MOST_POINTS = 200  # of a run's memory over time, in a report
+_LEAST = 0.001  # seconds that anything takes: what was waited is estimated
 _LAST_WORDS = 4096  # bytes of what a process said before it died
 _PROGRAM = (sys.executable, "-P", "-W", "ignore", "-m", "mlload.loader.bench.child")
 
@@ -54,12 +55,12 @@ class Run:
     @property
     def own_seconds(self) -> float:
         """Seconds less those that it waited for a core: what is compared."""
-        return self.seconds - self.waited
+        return max(self.seconds - self.waited, _LEAST)
 
     @property
     def own_load_seconds(self) -> float:
         """The same of loading."""
-        return self.load_seconds - self.load_waited
+        return max(self.load_seconds - self.load_waited, _LEAST)
 
 
 class RunFailedError(MlloadError):

@@ -99,8 +99,9 @@ def test_a_corrupt_baseline_is_named(tmp_path: Path, content: str, words: str) -
 def test_a_calibration_that_lacks_rounds_is_no_baseline(tmp_path: Path) -> None:
     with pytest.raises(InvalidCheckpointError, match="broken baseline"):
         Baseline.read(saved(tmp_path / "short.json", [a_row([4.0, 4.0])], calibration=[1.0]))
-    with pytest.raises(InvalidCheckpointError, match="broken baseline"):
-        Baseline.read(saved(tmp_path / "zero.json", [a_row([4.0])], calibration=[0.0]))
+    for value in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InvalidCheckpointError, match="seconds that are none"):
+            Baseline.read(saved(tmp_path / "odd.json", [a_row([4.0])], calibration=[value]))
 
 
 def test_no_baseline_is_not_found(tmp_path: Path) -> None:
