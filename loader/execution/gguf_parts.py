@@ -9,6 +9,7 @@ from pathlib import Path
 from struct import pack
 from typing import BinaryIO
 
+from ..cache_folder import cache_folder
 from ..checkpoint import Checkpoint
 from ..dtypes import GGUF_TYPES
 from ..errors import DoesNotFitError
@@ -17,7 +18,6 @@ from ..sources.local import LocalFile
 from ..tensors import TensorEntry
 from ..text import format_bytes
 from ..writing import scratch_file, sweep
-from .quantized_cache import cache_folder
 
 _CHUNK = 1 << 24  # bytes copied at once
 _COUNT = slice(8, 16)  # where a header says how many tensors it lists
@@ -39,11 +39,10 @@ def one_file(checkpoint: Checkpoint, folder: Path, *, weights: bool) -> Iterator
 
 def _joined(checkpoint: Checkpoint, folder: Path, stack: ExitStack, *, weights: bool) -> Path:
     """The parts in one file, which goes with the `stack`."""
-    cache = cache_folder()
+    place = cache_folder("gguf")
     hint = "let MLLOAD_CACHE name a folder with room for it, or make one file with llama-gguf-split --merge"
-    if cache is None:
+    if place is None:
         raise DoesNotFitError(f"there is no cache folder to put the {len(checkpoint.shards)} parts together in", hint=hint)
-    place = cache.with_name("gguf")
     try:
         place.mkdir(parents=True, exist_ok=True)
         sweep(place)
