@@ -123,7 +123,7 @@ def test_a_pattern_that_chooses_nothing_says_so_beside_the_answer(run: Run, llam
 def test_a_long_wait_is_told_and_wiped_away(llama: Path, tmp_path: Path) -> None:
     with hub() as server:
         server.add("org/llama", llama)
-        server.faults += [stall(2, times=1)]
+        server.faults += [stall(6, times=1)]
         shown = on_terminal(80, "org/llama", HF_ENDPOINT=server.endpoint, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0")
     wait, blanks, answer = shown.split("\r", 2)
     assert (wait, blanks) == ("reading org/llama ...", " " * len(wait))

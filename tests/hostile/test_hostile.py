@@ -19,7 +19,7 @@ from hostile.case import Case
 from hostile.corpus import CASES
 from hostile.running import Outcome, arguments, environment, running
 
-_MOST_CPU_SECONDS = 3.0  # on an idle machine none takes more; one second is the promise for what is not 90,000 tensors
+_MOST_CPU_SECONDS = 12.0  # on an idle machine none takes more than 3, beside other work up to 10; the promise is 1, but for 90,000 tensors
 _MOST_SECONDS = 30.0  # waiting for something that never comes; a busy machine takes its time
 _MOST_BYTES = 300_000_000
 

@@ -35,7 +35,7 @@ def test_every_case_has_a_label_of_its_own() -> None:
     [
         (BenchGrid(engines=("transformer",)), "unknown engine 'transformer'; did you mean 'transformers'?"),
         (BenchGrid(strategies=("fast",)), "unknown strategy 'fast'"),
-        (BenchGrid(quantize=("nf5",)), "unknown quantizationmethod 'nf5'"),
+        (BenchGrid(quantize=("nf5",)), "unknown quantization method 'nf5'"),
         (BenchGrid(dtypes=("int3",)), "unknown dtype 'int3'"),
         (BenchGrid(page_caches=("hot",)), "unknown page cache 'hot'; known: warm, cold"),
     ],
