@@ -19,6 +19,7 @@ from conftest import Outcome
 import mlload
 from mlload import ModelLoadingConfig, QuantizationConfig, QuantizationMethod
 from mlload.loader.execution.cache_key import SourceFiles
+from mlload.loader.execution.quantized_cache import crc32
 from mlload.loader.loading import LoadedModel, load
 from mlload.loader.settings import CacheMode
 from mlload.loader.writing import replacing, sweep
@@ -137,6 +138,29 @@ def test_the_second_load_reads_nothing_that_it_would_quantize(llama: Path, root:
     assert characters_read() - before < others + 2 * kept + 500_000 < plan.source_bytes
 
 
+def test_a_file_that_was_right_is_not_read_again(llama: Path, root: Path) -> None:
+    loaded(llama)
+    loaded(llama)  # which checks what was too young when it was written
+    kept = sum(path.stat().st_size for path in root.rglob("*.safetensors"))
+    before = characters_read()
+    assert loaded(llama).cache == "hit"
+    assert characters_read() - before < kept / 4
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"model.layers.0":1}', b"\xff", None])
+def test_what_is_known_of_files_may_be_wrong(llama: Path, root: Path, content: bytes | None) -> None:
+    wanted = bits(loaded(llama).model)
+    (known,) = root.glob("*/verified.json")
+    known.unlink()
+    known.mkdir() if content is None else known.write_bytes(content)
+    again = loaded(llama)
+    assert (again.cache, bits(again.model)) == ("hit", wanted)
+
+
+def test_the_checksum_is_the_one_that_everybody_has() -> None:
+    assert crc32(b"123456789") == 0xCBF43926
+
+
 def characters_read() -> int:
     return int(Path("/proc/self/io").read_text().split()[1])
 
@@ -159,6 +183,12 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
+def flip_in_secret(path: Path) -> None:
+    times = path.stat()
+    flip(path, -1)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "length": lambda path: flip(path, 0),
     "shape": lambda path: flip(path, path.read_bytes().index(b'"shape":[') + 9),
@@ -166,6 +196,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "padding": lambda path: flip(path, path.read_bytes().index(b"}}") + 2),
     "first byte": lambda path: flip(path, 8 + int.from_bytes(path.read_bytes()[:8], "little")),
     "last byte": lambda path: flip(path, -1),
+    "last byte, in secret": flip_in_secret,
     "truncated": lambda path: os.truncate(path, path.stat().st_size - 1),
     "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
     "empty": lambda path: os.truncate(path, 0),
