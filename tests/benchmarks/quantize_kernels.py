@@ -32,13 +32,18 @@ def _hqq(axis: int) -> dict[str, Contender]:
     return {
         "library": lambda weight: Quantizer.quantize(weight[:HQQ_ROWS], axis=axis, device="cpu"),
         "torch": lambda weight: hqq.quantize(weight[:HQQ_ROWS], axis=axis),
+        "numba": lambda weight: hqq.quantize(weight[:HQQ_ROWS], axis=axis, use_numba=True),
     }
 
 
 METHODS: Mapping[str, dict[str, Contender]] = {
     "NF4": _four_bit("nf4"),
     "FP4": _four_bit("fp4"),
-    "INT8": {"library": lambda weight: Int8Params(weight, requires_grad=False).to("cpu"), "torch": int8.quantize},
+    "INT8": {
+        "library": lambda weight: Int8Params(weight, requires_grad=False).to("cpu"),
+        "torch": int8.quantize,
+        "numba": lambda weight: int8.quantize(weight, use_numba=True),
+    },
     "HQQ, 4 bits, axis 1": _hqq(1),
     "HQQ, 4 bits, axis 0": _hqq(0),
 }
