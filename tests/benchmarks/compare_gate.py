@@ -68,7 +68,9 @@ def attempt(options: Sequence[str], env: dict[str, str]) -> Try:
     code, out = bench(*options, "--json", env=env)
     answer = json.loads(out)
     (verdict,) = [each for each in answer["comparison"]["verdicts"] if each["measure"] == "seconds"]
-    return Try(code == EXCEEDED, len(answer["rows"][0]["runs"]), verdict["ratio"], time.perf_counter() - begun)
+    done = Try(code == EXCEEDED, len(answer["rows"][0]["runs"]), verdict["ratio"], time.perf_counter() - begun)
+    sys.stderr.write(f"{'planted' if env else 'nothing'}: {done}\n")
+    return done
 
 
 def bench(*options: str, env: dict[str, str] | None = None) -> tuple[int, str]:
