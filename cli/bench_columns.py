@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..loader.bench.report import BenchReport
-from ..loader.bench.row import Row
+from ..loader.bench.row import PHASES, Row
 from ..loader.memory import Memory
 from ..loader.text import counted, format_bytes, printable
 
@@ -31,7 +31,7 @@ def result_columns(report: BenchReport, *, predicted: bool) -> list[Column]:
 
 def phase_columns(report: BenchReport) -> list[Column]:
     """Median seconds of each phase that some row has."""
-    names = dict.fromkeys(name for row in report.rows if row.runs for name in row.phases)
+    names = [name for name in PHASES if any(name in row.phases for row in report.rows if row.runs)]
     return [_COLUMNS[0], *(Column(name.replace("_", " "), _phase(name)) for name in names)]
 
 
