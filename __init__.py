@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .layers.layered import LayeredModel
+    from .layers.lens import logit_lens
+    from .layers.partial import partial_forward
+    from .layers.state import ForwardState
     from .loader.architecture import (
         ArchitectureConfig,
         ModelArchitecture,
@@ -57,6 +61,10 @@ if TYPE_CHECKING:
 
 # Public names and the modules that hold them: imported at first use, so that `import mlload` costs nothing.
 _MODULES = {
+    "LayeredModel": ".layers.layered",
+    "logit_lens": ".layers.lens",
+    "partial_forward": ".layers.partial",
+    "ForwardState": ".layers.state",
     "ArchitectureConfig": ".loader.architecture",
     "ModelArchitecture": ".loader.architecture",
     "RopeScaling": ".loader.architecture",
@@ -110,8 +118,10 @@ __all__ = [
     "Checkpoint",
     "DiffReport",
     "DoesNotFitError",
+    "ForwardState",
     "InspectReport",
     "InvalidCheckpointError",
+    "LayeredModel",
     "LoadPlan",
     "LoadingStrategy",
     "MLXModelLoader",
@@ -141,6 +151,8 @@ __all__ = [
     "diff",
     "inspect",
     "load_model_and_tokenizer",
+    "logit_lens",
+    "partial_forward",
 ]
 
 if not TYPE_CHECKING:  # hidden from the type checker, which would otherwise take every misspelt name for one of these

@@ -16,6 +16,7 @@ import conformance_table
 import inspect_local
 import inspect_remote
 import load_models
+import partial_table
 import quantize_kernels
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -71,6 +72,8 @@ def main() -> None:
     write("architectures.md", [*title, *architectures.measure()])
     title = ["# Every model type, loaded", "", "Written by `make bench` (`python tests/benchmarks/conformance_table.py`).", ""]
     write("loading.md", [*title, *conformance_table.measure()])
+    title = ["# Every model type, in parts", "", "Written by `make bench` (`python tests/benchmarks/partial_table.py`).", ""]
+    write("partial.md", [*title, *partial_table.measure()])
     write("benchmarks.md", benchmarks())
 
 
