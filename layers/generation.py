@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..loader.loading import check_generates
+from ..loader.generation import check_generates
 from .inputs import prompts_in
 
 if TYPE_CHECKING:
-    from ..loader.loading import LoadedModel
+    from ..loader.planned import LoadedModel
 
 
 def generate(loaded: LoadedModel, inputs: Mapping[str, Any], *, max_new_tokens: int) -> Tensor:
@@ -20,7 +20,7 @@ def generate(loaded: LoadedModel, inputs: Mapping[str, Any], *, max_new_tokens: 
     Keys and values are cached in memory, weights are read again for every token, within the budget. Raises UsageError for a model that
     does not generate.
     """
-    check_generates(loaded)
+    check_generates(loaded.model, loaded.kind)
     model: Any = loaded.model  # `generate` comes from a mixin that its type does not show
     if loaded.streamer is not None:
         loaded.streamer.residency.expect(None)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ..loader.errors import UsageError
-from .nested import Gone, rebuilt
+from .nested import Gone
 
 _NAME = "hidden_states"
 
@@ -54,4 +54,16 @@ def _first(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         done = True
         return change(tensor)
 
-    return rebuilt(value, leaf, keep_own=True)
+    return _mapped(value, leaf)
+
+
+def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """`value` with its tensors changed, and everything else as it is."""
+    if isinstance(value, Tensor | Gone):
+        return leaf(value)
+    if isinstance(value, tuple):
+        items = [_mapped(item, leaf) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [_mapped(item, leaf) for item in value]
+    return {key: _mapped(item, leaf) for key, item in value.items()} if isinstance(value, dict) else value

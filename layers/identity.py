@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..loader.checkpoint import Checkpoint
 from ..loader.errors import UsageError
-from ..loader.loading import PlannedLoad
+from ..loader.planned import PlannedLoad
 from ..loader.sources.local import LocalFile
 from ..loader.tensors import TensorEntry
 

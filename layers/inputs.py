@@ -13,7 +13,7 @@ from ..loader.architecture import Kind
 from ..loader.errors import UsageError
 
 if TYPE_CHECKING:
-    from ..loader.loading import LoadedModel
+    from ..loader.planned import LoadedModel
 
 
 def inputs_of_texts(loaded: LoadedModel, texts: Sequence[str]) -> dict[str, Any]:

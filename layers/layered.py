@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..loader.errors import UsageError
 from ..loader.loading import plan_load
 from ..loader.settings import LoadingStrategy, ModelLoadingConfig
 from .identity import ModelIdentity, identify
@@ -26,6 +27,8 @@ class LayeredModel:
     """
 
     def __init__(self, settings: ModelLoadingConfig) -> None:
+        if settings.is_for_mlx:
+            raise UsageError("layers are run by torch, not by MLX", hint="take --device mlx out: mps uses Apple's GPU")
         if settings.loading_strategy is None and settings.quantization_config is None:
             settings = replace(settings, loading_strategy=LoadingStrategy.STREAMING)
         self._planned = plan_load(settings)

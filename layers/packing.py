@@ -13,7 +13,7 @@ from torch import Tensor
 from ..loader.dtypes import TORCH_NAMES
 from ..loader.errors import InvalidCheckpointError, UsageError
 from ..loader.execution.weight_files import TORCH_DTYPES
-from .nested import Gone, Own
+from .nested import Gone, Held, Own
 
 _MOST_BYTES, _MOST_AXES = 1 << 31, 16  # of a tensor that the file does not hold but describes
 
@@ -33,6 +33,8 @@ class Packing:
             return {"gone": [TORCH_NAMES[_dtype_name(value.dtype)], list(value.shape)]}
         if isinstance(value, Own):
             return {"own": True}
+        if isinstance(value, Held):
+            return {"held": self.pack(dict(value.attributes), name)}
         if isinstance(value, float) and not math.isfinite(value):
             return {"float": str(value)}
         if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -90,6 +92,8 @@ class Unpacking:
                 return self._gone(tuple(shape), TORCH_DTYPES[dtype])
             case {"own": True}:
                 return Own()
+            case {"held": {"mapping": list(pairs)}}:
+                return self._held(dict(map(self._pair, pairs)))
             case {"float": "nan" | "inf" | "-inf" as number}:
                 return float(number)
             case {"tuple": list(items)}:
@@ -123,6 +127,11 @@ class Unpacking:
         if math.prod(shape) * dtype.itemsize > _MOST_BYTES:
             raise self.refused("tells of a tensor larger than any layer gives")
         return Gone(shape, dtype)
+
+    def _held(self, attributes: dict[str | int, Any]) -> Held:
+        if not all(isinstance(name, str) and name.isidentifier() and not name.startswith("__") for name in attributes):
+            raise self.refused("holds a cache with attributes that none has")
+        return Held({str(name): value for name, value in attributes.items()})
 
     def _named(self, names: list[object], items: list[object]) -> tuple[Any, ...]:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..loader.loading import phase
+from ..loader.phases import phase
 from ..loader.settings import ModelLoadingConfig
 from .generation import generate
 from .inputs import inputs_of_ids, inputs_of_texts, prompts_in

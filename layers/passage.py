@@ -6,20 +6,22 @@ run, computed, or made the place to stop. So masks, positions, caches and what t
 
 from __future__ import annotations
 
+import copy
 import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
 
 from ..loader.errors import UsageError
 from .hidden import Arguments, hidden_in, hidden_of, with_hidden, with_hidden_in
-from .nested import Gone, rebuilt, restored, tensors_in
+from .nested import Gone, Held, caches_in, empty_cache, rebuilt, restored, tensors_in, twin
 from .stacks import LayerStack
 
 _SEED = 0  # of models that draw random numbers while they compute (hashing attentions)
@@ -32,6 +34,11 @@ class Entry:
     positional: Mapping[str, Any]
     named: Mapping[str, Any]
 
+    @property
+    def arguments(self) -> Arguments:
+        """The arguments for a call."""
+        return tuple(self.positional.values()), dict(self.named)
+
 
 @dataclass(frozen=True)
 class Boundary:
@@ -39,34 +46,34 @@ class Boundary:
 
     It lies before that `call` of a layer of `stack`; call and layer have one number, but in models that go through layers again.
     `inputs` are the model's own. `outputs` are what each stack's calls so far gave, with `Gone` in the place of every tensor that nothing
-    in the model held any more. `entry` is what the next call was given; None after the last layer. `random` is the state of torch's
-    random numbers, where the model had drawn some.
+    in the model held any more. `entry` is what the next call was given; where the stack `is_ended`, what caches the last one was given
+    hold since. `random` is the state of torch's random numbers, where the model had drawn some.
     """
 
     stack: str
     call: int
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Sequence[Any]]
-    entry: Entry | None
+    entry: Entry
+    is_ended: bool
     random: Tensor | None
 
     @property
     def hidden_states(self) -> Tensor:
         """What comes out of the last layer that was gone through, or, before the first one, out of the embedding."""
-        if self.entry is not None:
-            return hidden_in(tuple(self.entry.positional.values()), self.entry.named)
-        return hidden_of(self.outputs[self.stack][-1])
+        return hidden_of(self.outputs[self.stack][-1]) if self.is_ended else hidden_in(*self.entry.arguments)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: at a boundary, or with what the model makes of it all, as a rule logits.
+    """How a run ended: at a boundary, or with what the model makes of it all, as a rule logits, and with its cache if it has one.
 
     `calls` counts those of each stack's layers, answered ones included.
     """
 
     boundary: Boundary | None
     result: Tensor | None
+    past_key_values: Cache | None
     calls: Mapping[str, int]
 
 
@@ -125,6 +132,8 @@ class Passage:
 
     `times` says of calls that are not made once how often they are: twice, or not at all, so that they hand on what came in. `watch`
     is a stack, and what hears of the hidden state that enters each call that is made of its layers, and of the one that leaves the last.
+    `instead` are other modules that are called in the place of layers. With `keeps_caches` false the caches of `start` are used up: what
+    they hold is handed over without a copy.
     """
 
     def __init__(
@@ -135,59 +144,80 @@ class Passage:
         stop: tuple[str, int] | None = None,
         times: Mapping[tuple[str, int], int] | None = None,
         watch: tuple[str, Callable[[int, Tensor], None]] | None = None,
+        instead: Mapping[tuple[str, int], nn.Module] | None = None,
+        keeps_caches: bool = True,
     ) -> None:
         self._stacks = stacks
         self._start = start
         self._stop = stop
         self._times = times or {}
         self._watched, self._watch = watch or (None, None)
+        self._instead = instead or {}
+        self._keeps_caches = keeps_caches
         self._calls = {name: _Calls() for name in stacks}
         self._stood_in = False
         self._reached: Boundary | None = None
 
     @torch.no_grad()
-    def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> Outcome:
+    def run(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Outcome:
         """Run `model` on `inputs`. Raises UsageError where it would need more of the layers before `start` than is known."""
         self._inputs = inputs
-        result = None
+        result = cache = None
         with _intercepted(self._stacks, self._called), torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
             self._unused = torch.get_rng_state()
             with suppress(_Stop):
-                output = model(**inputs)
+                output = model(**{name: self._given(model, value) for name, value in inputs.items()})
                 result = output["logits"] if "logits" in output else output[0]
+                cache = getattr(output, "past_key_values", None)
         self._check(result)
-        return Outcome(self._reached, result, {name: len(calls.outputs) for name, calls in self._calls.items()})
+        calls = {name: len(calls.outputs) for name, calls in self._calls.items()}
+        return Outcome(self._reached, result, cache if isinstance(cache, Cache) else None, calls)
+
+    def _given(self, model: PreTrainedModel, value: Any) -> Any:
+        """An input for one forward: a cache must not be the one that a later forward is given again."""
+        if isinstance(value, Held):
+            return restored(empty_cache(model), rebuilt(value, Tensor.clone, Tensor))
+        return copy.deepcopy(value) if isinstance(value, Cache) and self._keeps_caches else twin(value)
 
     def _called(self, stack: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """In place of a layer's forward."""
         calls = self._calls[stack]
         number = len(calls.outputs)
         calls.let_go()
-        if self._start is not None:
-            known = self._start.outputs.get(stack, ())
+        start = self._start
+        if start is not None:
+            known = start.outputs.get(stack, ())
+            is_next = (stack, number + start.is_ended) == (start.stack, start.call)  # where it is ended: the last one before
+            if is_next:
+                args, kwargs = self._entered(start, args, kwargs)
             if number < len(known):
                 output = self._answer(known[number], (args, kwargs))
                 calls.add(output)
                 return output
-            if (stack, number) == (self._start.stack, self._start.call):
-                args, kwargs = _entered(self._start, args, kwargs)
         if (stack, number) == self._stop:
-            self._reach(stack, _entry(forward, args, kwargs))
-        if self._watch is not None and stack == self._watched:
+            self._reach(stack, _entry(forward, args, kwargs), is_ended=False)
+        return self._computed(stack, number, forward, args, kwargs)
+
+    def _computed(self, stack: str, number: int, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        calls = self._calls[stack]
+        is_watched = self._watch is not None and stack == self._watched
+        if is_watched:
             self._watch(number, hidden_in(args, kwargs))
-        output = _made(forward, args, kwargs, times=self._times.get((stack, number), 1))
+        module = self._instead.get((stack, number), forward)
+        output = _made(module, args, kwargs, times=self._times.get((stack, number), 1))
         calls.add(output)
         number += 1
         if number == len(self._stacks[stack].layers):
-            if self._watch is not None and stack == self._watched:
+            if is_watched:
                 self._watch(number, hidden_of(output))
             if (stack, number) == self._stop:
-                self._reach(stack, None)
+                entry = _entry(forward, args, kwargs)
+                self._reach(stack, Entry(*caches_in((entry.positional, entry.named))), is_ended=True)
         return output
 
     def _answer(self, known: Any, given: Arguments) -> Any:
-        device = next((tensor.device for tensor in tensors_in(given)), torch.device("cpu"))
+        device = _device(given)
 
         def again(tensor: Tensor | Gone) -> Tensor:
             if isinstance(tensor, Gone):
@@ -197,19 +227,28 @@ class Passage:
 
         return rebuilt(known, again)
 
-    def _reach(self, stack: str, entry: Entry | None) -> None:
+    def _entered(self, start: Boundary, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """The arguments with which a layer was entered then, in the place of those that it is given now."""
+        if start.random is not None:
+            torch.set_rng_state(start.random)
+        device = _device((args, kwargs))
+        leaves = (Tensor, Gone) if self._keeps_caches else (Tensor, Gone, Held)
+        kept = rebuilt(start.entry.arguments, lambda leaf: leaf.to(device, copy=True) if isinstance(leaf, Tensor) else leaf, leaves)
+        return restored((args, kwargs), kept)
+
+    def _reach(self, stack: str, entry: Entry, *, is_ended: bool) -> None:
         outputs = {name: calls.kept() for name, calls in self._calls.items() if calls.outputs}
         state = torch.get_rng_state()
         random = None if torch.equal(state, self._unused) else state
-        self._reached = Boundary(stack, len(self._calls[stack].outputs), self._inputs, outputs, entry, random)
+        self._reached = Boundary(stack, len(self._calls[stack].outputs), self._inputs, outputs, entry, is_ended, random)
         raise _Stop
 
     def _check(self, result: Tensor | None) -> None:
         """NaN in the result, which was nowhere in the state, comes from a stand-in: it was used."""
-        if self._start is None or not self._stood_in or _has_nan((self._start.outputs, _values(self._start.entry))):
+        if self._start is None or not self._stood_in or _has_nan((self._start.outputs, self._start.entry.arguments)):
             return
         reached = self._reached
-        if _has_nan(result if reached is None else (reached.outputs, _values(reached.entry))):
+        if _has_nan(result if reached is None else (reached.outputs, reached.entry.arguments)):
             place = f"layer {self._start.call} of {self._start.stack}"
             message = f"the model can't be gone on with at {place}: what comes later uses more of earlier layers than the state can hold"
             raise UsageError(message, hint="cut it elsewhere, or run it whole")
@@ -232,22 +271,8 @@ def _entry(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     return Entry(positional, named)
 
 
-def _entered(start: Boundary, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-    """The arguments with which a layer was entered then, in the place of those that it is given now."""
-    if start.random is not None:
-        torch.set_rng_state(start.random)
-    if start.entry is None:
-        return args, kwargs
-    positional, named = rebuilt((tuple(start.entry.positional.values()), start.entry.named), partial(_placed, like=(args, kwargs)))
-    return restored((args, kwargs), (positional, named))
-
-
-def _placed(tensor: Tensor, like: Arguments) -> Tensor:
-    return tensor.to(hidden_in(*like).device, copy=True)
-
-
-def _values(entry: Entry | None) -> Any:
-    return None if entry is None else (entry.positional, entry.named)
+def _device(given: Arguments) -> torch.device:
+    return next((tensor.device for tensor in tensors_in(given)), torch.device("cpu"))
 
 
 def _has_nan(value: Any) -> bool:

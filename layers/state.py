@@ -84,7 +84,7 @@ class ForwardState:
 
 def _packed(state: ForwardState, packing: Packing) -> dict[str, Any]:
     boundary, entry = state.boundary, state.boundary.entry
-    given = None if entry is None else [packing.pack(entry.positional, "entry"), packing.pack(entry.named, "entry")]
+    given = [packing.pack(entry.positional, "entry"), packing.pack(entry.named, "entry")]
     outputs = {
         stack: [packing.pack(output, f"{stack}.{call}") for call, output in enumerate(calls)] for stack, calls in boundary.outputs.items()
     }
@@ -94,7 +94,8 @@ def _packed(state: ForwardState, packing: Packing) -> dict[str, Any]:
         "texts": list(state.texts),
         "stack": boundary.stack,
         "layer": boundary.call,
-        "inputs": packing.pack(boundary.inputs, "inputs"),
+        "is_ended": boundary.is_ended,
+        "inputs": packing.pack(rebuilt(boundary.inputs, lambda tensor: tensor), "inputs"),
         "entry": given,
         "outputs": outputs,
         "random": packing.pack(boundary.random, "random"),
@@ -109,14 +110,15 @@ def _unpacked(content: Mapping[str, object], unpacking: Unpacking) -> ForwardSta
             "texts": list(texts),
             "stack": str(stack),
             "layer": int(layer),
+            "is_ended": bool(is_ended),
             "inputs": inputs,
-            "entry": None | [_, _] as entry,
+            "entry": [positional, named],
             "outputs": dict(calls),
             "random": random,
         } if all(isinstance(each, list) for each in calls.values()):
             outputs = {name: [*map(unpacking.unpack, each)] for name, each in calls.items()}
-            taken = None if entry is None else Entry(*map(unpacking.unpack, entry))
-            boundary = Boundary(stack, layer, unpacking.unpack(inputs), outputs, taken, unpacking.unpack(random))
+            entry = Entry(unpacking.unpack(positional), unpacking.unpack(named))
+            boundary = Boundary(stack, layer, unpacking.unpack(inputs), outputs, entry, is_ended, unpacking.unpack(random))
             _check(boundary, unpacking)
             return ForwardState(boundary, _identity(model, unpacking), tuple(map(str, texts)))
         case _:
@@ -132,15 +134,16 @@ def _identity(content: Mapping[str, object], unpacking: Unpacking) -> ModelIdent
 
 def _check(boundary: Boundary, unpacking: Unpacking) -> None:
     """What the rest of mlload takes for granted."""
-    entry = () if boundary.entry is None else (boundary.entry.positional, boundary.entry.named)
+    entry = (boundary.entry.positional, boundary.entry.named)
     for table in (boundary.inputs, *entry):
         if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
             raise unpacking.refused("lacks what the model or its layer is given")
     lost: list[Gone] = []
     rebuilt((boundary.inputs, *entry, boundary.random), lost.append, Gone)
-    if lost or len(boundary.outputs.get(boundary.stack, ())) != boundary.call:
+    if lost or len(boundary.outputs.get(boundary.stack, ())) != boundary.call or boundary.call < boundary.is_ended:
         raise unpacking.refused("does not hold what the layers before gave")
-    if not any(tensor.is_floating_point() for tensor in tensors_in(entry or (boundary.outputs.get(boundary.stack) or [()])[-1])):
+    given = boundary.outputs[boundary.stack][-1:] if boundary.is_ended else entry
+    if not any(tensor.is_floating_point() for tensor in tensors_in(given)):
         raise unpacking.refused("holds no hidden states")
     if boundary.random is not None and not _is_random_state(boundary.random):
         raise unpacking.refused("holds no state of random numbers where it should")

@@ -14,7 +14,7 @@ from ..loader.errors import InvalidCheckpointError
 from .inputs import ids_in, prompts_in
 
 if TYPE_CHECKING:
-    from ..loader.loading import LoadedModel
+    from ..loader.planned import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,9 +44,9 @@ def load(settings: ModelLoadingConfig, progress: Callable[[Unit], None] | None =
     return plan_load(settings, is_carried_out=True).execute(progress)
 
 
-def plan_load(settings: ModelLoadingConfig, *, is_carried_out: bool = False) -> PlannedLoad:
-    """Decide how to load; reads headers and config only. As `plan_loads`."""
-    return plan_loads([settings], are_carried_out=is_carried_out)[0]
+def plan_load(settings: ModelLoadingConfig, *, is_carried_out: bool = False, opened: Checkpoint | None = None) -> PlannedLoad:
+    """Decide how to load; reads headers and config only, and not even those of a checkpoint that is `opened`. As `plan_loads`."""
+    return _planned([_draft(settings, is_carried_out=is_carried_out, opened=opened)])[0]
 
 
 def plan_loads(models: Sequence[ModelLoadingConfig], *, are_carried_out: bool = False) -> list[PlannedLoad]:
@@ -55,18 +55,22 @@ def plan_loads(models: Sequence[ModelLoadingConfig], *, are_carried_out: bool = 
     If they `are_carried_out` right afterwards, the disk begins with the weights while torch is imported. Raises DoesNotFitError where they
     do not fit together, and what `load` raises.
     """
-    planned = fit([_draft(settings, is_carried_out=are_carried_out) for settings in models])
+    return _planned([_draft(settings, is_carried_out=are_carried_out) for settings in models])
+
+
+def _planned(drafts: Sequence[PlannedLoad]) -> list[PlannedLoad]:
+    planned = fit(drafts)
     for each in planned:
         tell(each.settings, each.summary)
     return planned
 
 
-def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool) -> PlannedLoad:
+def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool, opened: Checkpoint | None = None) -> PlannedLoad:
     """The plan of one model as if it were alone, in unlimited memory."""
     seconds = dict.fromkeys(PHASES, 0.0)
     dtype_name = _dtype_name(settings.dtype)
     with phase(seconds, "headers"):
-        base, checkpoint = _open(settings)
+        base, checkpoint = _open(settings, opened)
         check_checkpoint(checkpoint, allow_missing=settings.allow_missing)
     if settings.is_for_mlx:
         from .mlx_loading import plan_mlx
@@ -112,9 +116,9 @@ def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool) -> PlannedLoad
     )
 
 
-def _open(settings: ModelLoadingConfig) -> tuple[Checkpoint, Checkpoint]:
+def _open(settings: ModelLoadingConfig, opened: Checkpoint | None) -> tuple[Checkpoint, Checkpoint]:
     """The checkpoint that is named, for its config and its tokenizer, and the one that holds the weights, as a rule the same."""
-    checkpoint = Checkpoint.open(settings.model_name)
+    checkpoint = Checkpoint.open(settings.model_name) if opened is None else opened
     if settings.llama_pro_path is None:
         return checkpoint, checkpoint
     return checkpoint, open_expanded(checkpoint, settings.llama_pro_path)

@@ -6,7 +6,6 @@ fails a load or changes what it gives. Every file has a checksum, which is verif
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor

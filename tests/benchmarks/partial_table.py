@@ -1,4 +1,4 @@
-"""Every model type of transformers run in parts: where logits or hidden states differ from the whole model's, cut between any two layers."""
+"""Every model type of transformers run in parts: where logits or hidden states differ from the whole model's, cut between any layers."""
 
 from __future__ import annotations
 
