@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .checkpoint import Checkpoint
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     import torch
 
     from .execution.backends import BackendRules
-    from .execution.skeleton import Skeleton
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -80,6 +78,7 @@ def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool) -> PlannedLoad
         for name in ("model_class", "skeleton", "streaming"):  # torch, transformers, and what stands on them
             import_module(f".execution.{name}", __package__)
     from .execution import backends, gguf_model
+    from .execution.candidates import first_filled, skeletons
 
     rules, device = backends.choose_backend(hardware := backends.probe(), settings.backend, settings.device or settings.budgeted_device)
     weights = local_folder(checkpoint)
@@ -87,9 +86,11 @@ def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool) -> PlannedLoad
         checkpoint, dtype_name = gguf_model.in_transformers_config(checkpoint, settings, weights), dtype_name or "F32"
     folder = weights if settings.llama_pro_path is None else local_folder(base, shards=())
     with phase(seconds, "plan"):
-        skeleton = _build_skeleton(checkpoint, settings, folder, device, dtype_name, partial(rules.dtype, hardware))
-        is_gguf = gguf_file(checkpoint) is not None
-        plan = gguf_model.dequantizing_plan(checkpoint, skeleton, weights, device) if is_gguf else make_plan(checkpoint.tensors, skeleton)
+        candidates = skeletons(checkpoint, settings, folder, device, dtype_name, partial(rules.dtype, hardware))
+        if gguf_file(checkpoint) is not None:
+            skeleton, plan = first_filled(candidates, lambda each: gguf_model.dequantizing_plan(checkpoint, each, weights, device))
+        else:
+            skeleton, plan = first_filled(candidates, lambda each: make_plan(checkpoint.tensors, each))
         check_plan(plan, skeleton, checkpoint, allow_missing=settings.allow_missing)
     strategy = _strategy(settings, rules)
     quantized = any(step.quantized for step in plan.steps)
@@ -142,52 +143,9 @@ def _strategy(settings: ModelLoadingConfig, rules: BackendRules) -> LoadingStrat
     return settings.loading_strategy or (rules.strategy() if settings.resident is None else LoadingStrategy.STREAMING)
 
 
-def _build_skeleton(
-    checkpoint: Checkpoint,
-    settings: ModelLoadingConfig,
-    folder: Path,
-    device: torch.device,
-    dtype_name: str | None,
-    possible: Callable[[torch.dtype], torch.dtype],
-) -> Skeleton:
-    """The model without weights; `possible` makes of a dtype one that the device computes in."""
-    from .execution.model_class import model_class_and_config, own_dtype, refusals, set_dtype
-    from .execution.quantizers import library_config
-    from .execution.skeleton import Skeleton, find_quantizer
-    from .execution.weight_files import TORCH_DTYPES
-
-    model_class, config = model_class_and_config(
-        checkpoint.config or {}, checkpoint.architecture.kind, folder=folder, trust_remote_code=settings.trust_remote_code
-    )
-    asked = library_config(settings.quantization_config)
-    with refusals(model_class.__name__):
-        dtype = possible(own_dtype(config, _stored_dtype(checkpoint)) if dtype_name is None else TORCH_DTYPES[dtype_name])
-        if settings.attn_implementation is not None:
-            config._attn_implementation = settings.attn_implementation
-        quantizer = find_quantizer(config, asked, device)
-        dtype = dtype if quantizer is None else quantizer.update_dtype(dtype)
-        set_dtype(config, dtype)
-        config.name_or_path = str(folder)
-        skeleton = Skeleton.build(model_class, config, dtype, device=device, quantizer=quantizer)
-        skeleton.read_generation_config(folder)
-        if settings.use_cache is not None:
-            skeleton.set_use_cache(settings.use_cache)
-    return skeleton
-
-
 def _dtype_name(dtype: torch.dtype | str) -> str | None:
     """Our name of a dtype, None for "auto". Raises UsageError for one that weights can't be loaded in."""
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise UsageError(f"unknown dtype '{name}'", hint=did_you_mean(name, DTYPES) or f"known: {', '.join(DTYPES)}")
     return TORCH_NAMES.get(name)
-
-
-def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """The dtype of the first floating-point tensor."""
-    import torch
-
-    from .execution.weight_files import TORCH_DTYPES
-
-    dtypes = (TORCH_DTYPES.get(tensor.dtype) for tensor in checkpoint.tensors.values())
-    return next((dtype for dtype in dtypes if dtype is not None and dtype.is_floating_point), torch.get_default_dtype())
