@@ -126,8 +126,8 @@ def load_model_and_tokenizer(
     named = choice(Backend, backend) if isinstance(backend, str) else backend
     if isinstance(model_name, str | os.PathLike):
         return _pair(load(ModelLoadingConfig(model_name, named, **settings)))  # pyright: ignore[reportArgumentType]  # checked by name above
-    planned = plan_loads([ModelLoadingConfig(name, named, **settings) for name in model_name])  # pyright: ignore[reportArgumentType]
-    return [_pair(each.execute()) for each in planned]
+    asked = [ModelLoadingConfig(name, named, **settings) for name in model_name]  # pyright: ignore[reportArgumentType]
+    return [_pair(planned.execute()) for planned in plan_loads(asked, are_carried_out=True)]
 
 
 def _pair(loaded: LoadedModel) -> Loaded:

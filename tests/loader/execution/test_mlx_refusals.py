@@ -13,6 +13,7 @@ from hostile.corpus import CASES
 
 import mlload
 from mlload import Backend, ModelLoaderFactory, ModelLoadingConfig, QuantizationConfig, QuantizationMethod
+from mlload.loader.execution.backends import Device, Hardware
 from mlload.loader.loading import load, plan_load
 
 INT4 = QuantizationConfig(method=QuantizationMethod.MLX_INT4)
@@ -116,7 +117,7 @@ class TestWithMlx:
 
     def test_a_model_for_which_there_is_no_room(self) -> None:
         planned = plan_load(ModelLoadingConfig("tiny", backend=Backend.MLX))
-        planned.free_bytes = 1 << 20
+        planned.hardware = Hardware(cores=1, free_bytes=1 << 40, mlx=Device("cpu", 1 << 20, 1 << 20))
         with pytest.raises(mlload.DoesNotFitError, match=r"1\.19 MiB are needed and 1 MiB are free; --quantize mlx_int4"):
             planned.execute()
 
