@@ -45,7 +45,7 @@ class LoadingStrategy(Enum):
 
 
 class QuantizationMethod(Enum):
-    """How weights are made smaller."""
+    """How weights are made smaller; AUTO leaves that, and whether they are, to what fits in memory."""
 
     BNB_NF4 = "nf4"
     BNB_FP4 = "fp4"
@@ -53,6 +53,7 @@ class QuantizationMethod(Enum):
     HQQ = "hqq"
     MLX_INT4 = "mlx_int4"
     MLX_INT8 = "mlx_int8"
+    AUTO = "auto"  # the best precision that fits
 
     @property
     def is_for_mlx(self) -> bool:

@@ -29,7 +29,7 @@ sys.stdout.write("ready\\n")
 sys.stdout.flush()
 sys.stdin.readline()
 loaded = run(real)
-sys.stdout.write(json.dumps({"strategy": loaded.strategy.value, "predicted": loaded.prediction.peak_bytes}) + "\\n")
+sys.stdout.write(json.dumps({"strategy": loaded.strategy.value, "predicted": loaded.prediction.peak_bytes, "precision": [each.precision for each in loaded.candidates]}) + "\\n")
 """
 
 
