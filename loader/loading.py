@@ -28,6 +28,7 @@ from .text import did_you_mean
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from .execution.backends import BackendRules
     from .execution.skeleton import Skeleton
@@ -86,8 +87,10 @@ def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool) -> PlannedLoad
     if gguf_file(checkpoint) is not None:
         checkpoint, dtype_name = gguf_model.in_transformers_config(checkpoint, settings, weights), dtype_name or "F32"
     folder = weights if settings.llama_pro_path is None else local_folder(base, shards=())
+    with phase(seconds, "import"):  # the class's own module, and what it stands on
+        class_and_config = _class_and_config(checkpoint, settings, folder)
     with phase(seconds, "plan"):
-        skeleton = _build_skeleton(checkpoint, settings, folder, device, dtype_name, partial(rules.dtype, hardware))
+        skeleton = _build_skeleton(checkpoint, settings, class_and_config, device, dtype_name, partial(rules.dtype, hardware))
         is_gguf = gguf_file(checkpoint) is not None
         plan = gguf_model.dequantizing_plan(checkpoint, skeleton, weights, device) if is_gguf else make_plan(checkpoint.tensors, skeleton)
         check_plan(plan, skeleton, checkpoint, allow_missing=settings.allow_missing)
@@ -142,23 +145,33 @@ def _strategy(settings: ModelLoadingConfig, rules: BackendRules) -> LoadingStrat
     return settings.loading_strategy or (rules.strategy() if settings.resident is None else LoadingStrategy.STREAMING)
 
 
+def _class_and_config(
+    checkpoint: Checkpoint, settings: ModelLoadingConfig, folder: Path
+) -> tuple[type[PreTrainedModel], PretrainedConfig]:
+    """What the model is built of; `folder` has the config, and whatever code of its own the checkpoint brings."""
+    from .execution.model_class import model_class_and_config
+
+    config, kind = checkpoint.config or {}, checkpoint.architecture.kind
+    model_class, built = model_class_and_config(config, kind, folder=folder, trust_remote_code=settings.trust_remote_code)
+    built.name_or_path = str(folder)
+    return model_class, built
+
+
 def _build_skeleton(
     checkpoint: Checkpoint,
     settings: ModelLoadingConfig,
-    folder: Path,
+    class_and_config: tuple[type[PreTrainedModel], PretrainedConfig],
     device: torch.device,
     dtype_name: str | None,
     possible: Callable[[torch.dtype], torch.dtype],
 ) -> Skeleton:
     """The model without weights; `possible` makes of a dtype one that the device computes in."""
-    from .execution.model_class import model_class_and_config, own_dtype, refusals, set_dtype
+    from .execution.model_class import own_dtype, refusals, set_dtype
     from .execution.quantizers import library_config
     from .execution.skeleton import Skeleton, find_quantizer
     from .execution.weight_files import TORCH_DTYPES
 
-    model_class, config = model_class_and_config(
-        checkpoint.config or {}, checkpoint.architecture.kind, folder=folder, trust_remote_code=settings.trust_remote_code
-    )
+    model_class, config = class_and_config
     asked = library_config(settings.quantization_config)
     with refusals(model_class.__name__):
         dtype = possible(own_dtype(config, _stored_dtype(checkpoint)) if dtype_name is None else TORCH_DTYPES[dtype_name])
@@ -167,9 +180,8 @@ def _build_skeleton(
         quantizer = find_quantizer(config, asked, device)
         dtype = dtype if quantizer is None else quantizer.update_dtype(dtype)
         set_dtype(config, dtype)
-        config.name_or_path = str(folder)
         skeleton = Skeleton.build(model_class, config, dtype, device=device, quantizer=quantizer)
-        skeleton.read_generation_config(folder)
+        skeleton.read_generation_config(Path(config.name_or_path))
         if settings.use_cache is not None:
             skeleton.set_use_cache(settings.use_cache)
     return skeleton
