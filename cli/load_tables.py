@@ -26,6 +26,7 @@ def plan_tables(report: PlanReport) -> Iterator[RenderableType]:
     facts.add_column()
     facts.add_row("strategy", f"{report.strategy}, {_within(report.resident) or f'{report.workers} at once'}")
     facts.add_row("weights", f"{format_bytes(report.read_bytes)} read, {format_bytes(report.model_bytes)} in the model")
+    _add_precision(facts, report)
     facts.add_row("peak memory", _memory(report.peak))
     facts.add_row("once loaded", _memory(report.loaded))
     yield facts
@@ -48,6 +49,7 @@ def load_tables(report: LoadReport) -> Iterator[RenderableType]:
     facts.add_row("seconds", ", ".join(f"{name} {value:.2f}" for name, value in report.seconds.items() if value))
     facts.add_row("predicted", _memory(report.predicted))
     facts.add_row("measured", f"{_memory(report.measured)} (mapped pages count once they are used)")
+    _add_precision(facts, report)
     if report.cache != "off":
         facts.add_row("cache", _CACHE[report.cache])
     if report.generated_tokens:
@@ -61,6 +63,15 @@ def load_tables(report: LoadReport) -> Iterator[RenderableType]:
         yield from _names("not finite", found, style="red")
         if not found:
             yield Text("all weights are finite")
+
+
+def _add_precision(facts: Table, report: PlanReport | LoadReport) -> None:
+    """What was chosen, and what else was looked at."""
+    if report.candidates:
+        *others, chosen = report.candidates
+        facts.add_row("precision", f"{chosen.precision}: {format_bytes(chosen.nbytes)}, fits")
+        for other in reversed(others):
+            facts.add_row("", f"{other.precision}: {format_bytes(other.nbytes)}, {'fits' if other.fits else 'does not fit'}")
 
 
 def _units(units: tuple[UnitLine, ...]) -> Table:

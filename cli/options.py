@@ -64,7 +64,10 @@ Rank = Annotated[int, _memory("--rank", min=0, envvar="RANK", help="With low-mem
 WorldSize = Annotated[int, _memory("--world-size", min=1, envvar="WORLD_SIZE", help="How many ranks there are. torchrun sets it.")]
 
 Quantize = Annotated[
-    str | None, _quantization("--quantize", metavar="METHOD", help="nf4, fp4, int8 or hqq, while loading; mlx_int4 or mlx_int8 for MLX.")
+    str | None,
+    _quantization(
+        "--quantize", metavar="METHOD", help="nf4, fp4, int8 or hqq, while loading; auto: what fits; mlx_int4, mlx_int8: for MLX."
+    ),
 ]
 Bits = Annotated[int | None, _quantization("--bits", help="With hqq: 1, 2, 3, 4 or 8 bits a weight; 4 if not given.")]
 GroupSize = Annotated[int | None, _quantization("--group-size", help="With hqq and MLX: weights that share a scale; 64 if not given.")]

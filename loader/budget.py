@@ -19,6 +19,15 @@ class Need:
     is_streamed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A precision that was looked at, the most that the model takes in it, and whether it fits, with all that share the memory."""
+
+    precision: str
+    nbytes: int
+    fits: bool
+
+
 def together(needs: Sequence[Need]) -> int:
     """The most that all of them take, loaded whole, one after the other."""
     before, most = 0, 0

@@ -52,7 +52,7 @@ def _fit(drafts: Sequence[PlannedLoad]) -> Sequence[PlannedLoad]:
     budget = budget_of(drafts)
     if not budget.is_given and all(draft.is_settled for draft in drafts):
         return drafts
-    needs = [_need(draft) for draft in drafts]
+    needs = [need_of(draft) for draft in drafts]
     shares = share_out(needs, budget.nbytes)
     if len(drafts) == 1 and shares != [None] and (over_devices := _over_devices(drafts[0])):
         return [over_devices]
@@ -106,7 +106,8 @@ def _name(device: torch.device) -> str:
     return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
 
 
-def _need(draft: PlannedLoad) -> Need:
+def need_of(draft: PlannedLoad) -> Need:
+    """What it takes, loaded whole or streamed."""
     if draft.settings.is_left_to_another_rank:
         return Need(0, 0)
     plan, prediction = draft.plan, draft.prediction
@@ -120,6 +121,11 @@ def _need(draft: PlannedLoad) -> Need:
         return Need(taken, taken, unit + transient, is_streamed=True)
     can_be_streamed = (is_streamed or not draft.is_settled) and not any(step.quantized for step in plan.steps)
     return Need(prediction.peak_bytes, prediction.kept_bytes, unit + transient if can_be_streamed else None, is_streamed)
+
+
+def least_streamed_of(draft: PlannedLoad) -> int:
+    """Bytes that it can't be streamed in less than."""
+    return sum(least_streamed(draft.plan, on_device=draft.on_device, mapped=draft.settings.mmap))
 
 
 def _streamed(draft: PlannedLoad, share: int) -> PlannedLoad:

@@ -30,6 +30,7 @@ _PREFERRED = (
     "adapter_model.safetensors",
     "adapter_model.bin",
 )
+PICKLED_NAMES = frozenset(name for name in _PREFERRED if ".bin" in name)
 
 
 @dataclass(frozen=True, slots=True)

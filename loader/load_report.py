@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from .budget import Candidate
 from .memory import Memory
+from .settings import QuantizationConfig
+from .settings_mapping import plain_quantization
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +54,8 @@ class PlanReport:
     model_bytes: int
     peak: Memory
     loaded: Memory
+    quantization: dict[str, object] | None  # while loading: its settings
+    candidates: tuple[Candidate, ...]  # precisions that were looked at, where it was to be chosen
     units: tuple[UnitLine, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -85,6 +90,8 @@ class LoadReport:
     cache_problem: str | None = None
     resident: int | None = None  # bytes of weights that streaming keeps in memory at most
     device_map: dict[str, str] | None = None  # of each unit, where there are several devices
+    quantization: dict[str, object] | None = None  # while loading: its settings
+    candidates: tuple[Candidate, ...] = ()  # precisions that were looked at, where it was to be chosen
 
     def to_json(self) -> dict[str, object]:
         """One object of plain values."""
@@ -117,6 +124,8 @@ def plan_report(planned: PlannedLoad) -> PlanReport:
         model_bytes=plan.target_bytes,
         peak=prediction.peak,
         loaded=prediction.loaded,
+        quantization=_settings(planned.settings.quantization_config),
+        candidates=planned.candidates,
         units=tuple(_unit_line(unit, mapped=mapped) for unit in plan.units),
         missing=tuple(sorted(planned.skeleton.truly_missing(plan.missing))),
         unexpected=plan.unexpected,
@@ -147,7 +156,13 @@ def load_report(loaded: LoadedModel) -> LoadReport:
         cache_problem=loaded.cache_problem,
         resident=loaded.resident,
         device_map=_device_map(loaded.unit_devices),
+        quantization=_settings(loaded.quantization),
+        candidates=loaded.candidates,
     )
+
+
+def _settings(quantization: QuantizationConfig | None) -> dict[str, object] | None:
+    return None if quantization is None else plain_quantization(quantization)
 
 
 def _device_map(devices: Mapping[str, torch.device] | None) -> dict[str, str] | None:

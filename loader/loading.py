@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from .dtypes import TORCH_NAMES
 from .errors import UsageError
 from .fitting import fit
 from .inputs import gguf_file
+from .layout import PICKLED_NAMES
 from .llama_pro import open_expanded, with_all_layers
 from .machine import free_bytes
 from .narration import tell
@@ -20,9 +21,10 @@ from .originals import in_transformers_words
 from .phases import PHASES, phase
 from .plan import Unit, make_plan
 from .planned import LoadedModel, PlannedLoad
+from .precision import best_precision
 from .preconditions import check_checkpoint, check_plan
 from .read_ahead import begin_reading
-from .settings import LoadingStrategy, ModelLoadingConfig
+from .settings import LoadingStrategy, ModelLoadingConfig, QuantizationConfig
 from .sources.download import local_folder
 from .text import did_you_mean
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from .execution.backends import BackendRules
+    from .execution.backends import BackendRules, Hardware
     from .execution.skeleton import Skeleton
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -56,16 +58,30 @@ def plan_loads(models: Sequence[ModelLoadingConfig], *, are_carried_out: bool = 
     If they `are_carried_out` right afterwards, the disk begins with the weights while torch is imported. Raises DoesNotFitError where they
     do not fit together, and what `load` raises.
     """
-    planned = fit([_draft(settings, is_carried_out=are_carried_out) for settings in models])
+    drafts = [_draft(settings, is_carried_out=are_carried_out) for settings in models]
+    planned = fit(best_precision(drafts, _requantized))
     for each in planned:
         tell(each.settings, each.summary)
     return planned
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A checkpoint that nothing speaks against, in the words of transformers' class for it, and where it goes."""
+
+    checkpoint: Checkpoint
+    folder: Path
+    weights: Path
+    rules: BackendRules
+    device: torch.device
+    hardware: Hardware
+    seconds: dict[str, float]
+
+
 def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool) -> PlannedLoad:
-    """The plan of one model as if it were alone, in unlimited memory."""
+    """The plan of one model as if it were alone, in unlimited memory; without quantization where that is to be chosen."""
     seconds = dict.fromkeys(PHASES, 0.0)
-    dtype_name = _dtype_name(settings.dtype)
+    _dtype_name(settings.dtype)
     with phase(seconds, "headers"):
         base, checkpoint = _open(settings)
         check_checkpoint(checkpoint, allow_missing=settings.allow_missing)
@@ -82,42 +98,54 @@ def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool) -> PlannedLoad
             import_module(f".execution.{name}", __package__)
     from .execution import backends, gguf_model
 
-    rules, device = backends.choose_backend(hardware := backends.probe(), settings.backend, settings.device or settings.budgeted_device)
+    hardware = backends.probe()
+    rules, device = backends.choose_backend(hardware, settings.backend, settings.device or settings.budgeted_device)
     weights = local_folder(checkpoint)
     if gguf_file(checkpoint) is not None:
-        checkpoint, dtype_name = gguf_model.in_transformers_config(checkpoint, settings, weights), dtype_name or "F32"
+        checkpoint = gguf_model.in_transformers_config(checkpoint, settings, weights)
     folder = weights if settings.llama_pro_path is None else local_folder(base, shards=())
-    with phase(seconds, "import"):  # the class's own module, and what it stands on
-        class_and_config = _class_and_config(checkpoint, settings, folder)
-    with phase(seconds, "plan"):
-        skeleton = _build_skeleton(checkpoint, settings, class_and_config, device, dtype_name, partial(rules.dtype, hardware))
-        is_gguf = gguf_file(checkpoint) is not None
-        plan = gguf_model.dequantizing_plan(checkpoint, skeleton, weights, device) if is_gguf else make_plan(checkpoint.tensors, skeleton)
+    return _planned(_Opened(checkpoint, folder, weights, rules, device, hardware, seconds), settings)
+
+
+def _planned(opened: _Opened, settings: ModelLoadingConfig) -> PlannedLoad:
+    from .execution import gguf_model
+
+    checkpoint, rules = opened.checkpoint, opened.rules
+    with phase(opened.seconds, "import"):  # the class's own module, and what it stands on
+        class_and_config = _class_and_config(opened, settings)
+    with phase(opened.seconds, "plan"):
+        skeleton = _build_skeleton(opened, settings, *class_and_config)
+        if gguf_file(checkpoint) is not None:
+            plan = gguf_model.dequantizing_plan(checkpoint, skeleton, opened.weights, opened.device)
+        else:
+            plan = make_plan(checkpoint.tensors, skeleton)
         check_plan(plan, skeleton, checkpoint, allow_missing=settings.allow_missing)
     strategy = _strategy(settings, rules)
-    quantized = any(step.quantized for step in plan.steps)
-    workers = settings.loading_workers if settings.loading_workers > 0 else rules.workers(hardware, quantized=quantized)
     one_by_one = strategy in (LoadingStrategy.LOW_MEMORY, LoadingStrategy.STREAMING)
+    workers = rules.workers(opened.hardware, quantized=any(step.quantized for step in plan.steps))
     return PlannedLoad(
-        checkpoint,
-        settings,
-        folder,
-        weights,
-        skeleton,
-        plan,
-        rules,
-        device,
-        hardware,
-        strategy,
-        workers=1 if one_by_one else workers,
+        **vars(opened),
+        settings=settings,
+        skeleton=skeleton,
+        plan=plan,
+        strategy=strategy,
+        workers=1 if one_by_one else settings.loading_workers if settings.loading_workers > 0 else workers,
         resident=settings.resident,
-        seconds=seconds,
     )
+
+
+def _requantized(draft: PlannedLoad, quantization: QuantizationConfig | None) -> PlannedLoad:
+    """The same model in another precision."""
+    opened = _Opened(**{field.name: getattr(draft, field.name) for field in fields(_Opened)})
+    return _planned(opened, replace(draft.settings, quantization_config=quantization))
 
 
 def _open(settings: ModelLoadingConfig) -> tuple[Checkpoint, Checkpoint]:
     """The checkpoint that is named, for its config and its tokenizer, and the one that holds the weights, as a rule the same."""
     checkpoint = Checkpoint.open(settings.model_name)
+    pickled = next((name for name in checkpoint.files if name in PICKLED_NAMES), None)
+    if pickled is not None and not settings.use_safetensors and checkpoint.format == "safetensors" and checkpoint.source != "file":
+        checkpoint = Checkpoint.open(settings.model_name, file=pickled)
     if settings.llama_pro_path is None:
         return checkpoint, checkpoint
     return checkpoint, open_expanded(checkpoint, settings.llama_pro_path)
@@ -145,43 +173,37 @@ def _strategy(settings: ModelLoadingConfig, rules: BackendRules) -> LoadingStrat
     return settings.loading_strategy or (rules.strategy() if settings.resident is None else LoadingStrategy.STREAMING)
 
 
-def _class_and_config(
-    checkpoint: Checkpoint, settings: ModelLoadingConfig, folder: Path
-) -> tuple[type[PreTrainedModel], PretrainedConfig]:
-    """What the model is built of; `folder` has the config, and whatever code of its own the checkpoint brings."""
+def _class_and_config(opened: _Opened, settings: ModelLoadingConfig) -> tuple[type[PreTrainedModel], PretrainedConfig]:
+    """What the model is built of; the folder has whatever code of its own the checkpoint brings."""
     from .execution.model_class import model_class_and_config
 
-    config, kind = checkpoint.config or {}, checkpoint.architecture.kind
-    model_class, built = model_class_and_config(config, kind, folder=folder, trust_remote_code=settings.trust_remote_code)
-    built.name_or_path = str(folder)
-    return model_class, built
+    config, kind = opened.checkpoint.config or {}, opened.checkpoint.architecture.kind
+    return model_class_and_config(config, kind, folder=opened.folder, trust_remote_code=settings.trust_remote_code)
 
 
 def _build_skeleton(
-    checkpoint: Checkpoint,
-    settings: ModelLoadingConfig,
-    class_and_config: tuple[type[PreTrainedModel], PretrainedConfig],
-    device: torch.device,
-    dtype_name: str | None,
-    possible: Callable[[torch.dtype], torch.dtype],
+    opened: _Opened, settings: ModelLoadingConfig, model_class: type[PreTrainedModel], config: PretrainedConfig
 ) -> Skeleton:
-    """The model without weights; `possible` makes of a dtype one that the device computes in."""
+    """The model without weights, in a dtype that the device computes in."""
     from .execution.model_class import own_dtype, refusals, set_dtype
     from .execution.quantizers import library_config
     from .execution.skeleton import Skeleton, find_quantizer
     from .execution.weight_files import TORCH_DTYPES
 
-    model_class, config = class_and_config
+    checkpoint, device = opened.checkpoint, opened.device
+    dtype_name = _dtype_name(settings.dtype) or ("F32" if gguf_file(checkpoint) is not None else None)
     asked = library_config(settings.quantization_config)
     with refusals(model_class.__name__):
-        dtype = possible(own_dtype(config, _stored_dtype(checkpoint)) if dtype_name is None else TORCH_DTYPES[dtype_name])
+        dtype = own_dtype(config, _stored_dtype(checkpoint)) if dtype_name is None else TORCH_DTYPES[dtype_name]
+        dtype = opened.rules.dtype(opened.hardware, dtype)
         if settings.attn_implementation is not None:
             config._attn_implementation = settings.attn_implementation
         quantizer = find_quantizer(config, asked, device)
         dtype = dtype if quantizer is None else quantizer.update_dtype(dtype)
         set_dtype(config, dtype)
+        config.name_or_path = str(opened.folder)
         skeleton = Skeleton.build(model_class, config, dtype, device=device, quantizer=quantizer)
-        skeleton.read_generation_config(Path(config.name_or_path))
+        skeleton.read_generation_config(opened.folder)
         if settings.use_cache is not None:
             skeleton.set_use_cache(settings.use_cache)
     return skeleton

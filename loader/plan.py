@@ -74,6 +74,7 @@ class Step:
     targets: tuple[Target, ...]
     conversion: Converting | None
     quantized_bytes: int | None = None  # of what is left of the targets, where they are quantized
+    quantizing_bytes: int = 0  # that quantizing takes beside the targets and what is left of them
 
     @property
     def quantized(self) -> bool:
@@ -124,7 +125,8 @@ class Step:
     @property
     def transient_bytes(self) -> int:
         """Bytes in memory while the step is carried out, beside what it reads as mapped pages and what it leaves."""
-        return 0 if self.is_view or self.is_copy else sum(target.nbytes for target in self.targets)
+        made = 0 if self.is_view or self.is_copy else sum(target.nbytes for target in self.targets)
+        return max(made, self.quantizing_bytes) if self.conversion is None else made + self.quantizing_bytes
 
     @property
     def target_bytes(self) -> int:
@@ -213,14 +215,19 @@ def make_plan(tensors: Mapping[str, TensorEntry], skeleton: Skeleton) -> LoadPla
 def _step(skeleton: Skeleton, route: Route, sources: list[tuple[TensorEntry, str]], unit_of: UnitNames) -> Step:
     conversion = None if route.pattern is None else skeleton.conversion(route)
     targets = tuple(_target(name, skeleton.targets[name], skeleton) for name in skeleton.targets_of(route))
-    return Step(unit_of(route.target), tuple(sources), targets, conversion, _quantized_bytes(skeleton, targets))
-
-
-def _quantized_bytes(skeleton: Skeleton, targets: tuple[Target, ...]) -> int | None:
-    """What the targets will take if some of them are quantized."""
     quantized = [target for target in targets if skeleton.is_quantized_on_load(target.name)]
-    if not quantized:
-        return None
+    return Step(
+        unit_of(route.target),
+        tuple(sources),
+        targets,
+        conversion,
+        quantized_bytes=_quantized_bytes(skeleton, targets, quantized) if quantized else None,
+        quantizing_bytes=sum(skeleton.quantizing_bytes(target.name) for target in quantized),
+    )
+
+
+def _quantized_bytes(skeleton: Skeleton, targets: tuple[Target, ...], quantized: list[Target]) -> int:
+    """What the targets will take of which some are quantized."""
     left = sum(target.nbytes for target in targets if target not in quantized)
     return left + sum(skeleton.quantized_bytes(target.name) for target in quantized)
 

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from .architecture import Kind
+from .budget import Candidate
 from .checkpoint import Checkpoint
 from .errors import NotFoundError, UsageError
 from .generation import check_generates, generate
@@ -21,7 +22,7 @@ from .memory import Memory, Prediction, predict, predict_streamed, process_memor
 from .narration import tell, telling
 from .phases import PhaseClock, phase
 from .plan import LoadPlan, Unit
-from .settings import CacheMode, LoadingStrategy, ModelLoadingConfig
+from .settings import CacheMode, LoadingStrategy, ModelLoadingConfig, QuantizationConfig
 from .text import format_bytes
 from .writing import sync_files
 
@@ -43,8 +44,9 @@ class LoadedModel:
     `seconds` for each phase, as `phases.PHASES` names them. `prediction` is the plan's, `measured` the growth of this process. `missing`
     are tensors that the checkpoint lacks and that were initialised at random, because that was allowed. `streamer` counts what a
     streamed model reads, of which at most `resident` bytes are in memory. `unit_devices` tell where each unit is, if not all are on one
-    device. `cache` tells of the quantized weights on disk: `hit`, `miss`, `partial` or `off`; `cache_problem` why they could not be kept.
-    A `gguf_file` holds its tokenizer, too.
+    device. `quantization` is what was done to them, `candidates` the precisions that were looked at, if it was to be chosen. `cache`
+    tells of the quantized weights on disk: `hit`, `miss`, `partial` or `off`; `cache_problem` why they could not be kept. A `gguf_file`
+    holds its tokenizer, too.
     """
 
     reference: str
@@ -59,6 +61,8 @@ class LoadedModel:
     seconds: dict[str, float]
     resident: int | None = None
     unit_devices: Mapping[str, torch.device] | None = None
+    quantization: QuantizationConfig | None = None
+    candidates: tuple[Candidate, ...] = ()
     streamer: Streamer | None = None
     cache: str = "off"
     cache_problem: str | None = None
@@ -109,7 +113,8 @@ class PlannedLoad:
     """Everything decided and nothing read: a skeleton on the meta device, the plan that fills it, and what that will take.
 
     Config and tokenizer lie in `folder`, the weights in `weights`. `resident`: so many bytes of a streamed
-    model's weights may be in memory; None for all. `unit_devices` tell where each unit goes, if not all to `device`.
+    model's weights may be in memory; None for all. `unit_devices` tell where each unit goes, if not all to `device`;
+    `candidates` the precisions that were looked at, if it was to be chosen.
     """
 
     checkpoint: Checkpoint
@@ -125,6 +130,7 @@ class PlannedLoad:
     workers: int
     resident: int | None = None
     unit_devices: Mapping[str, torch.device] | None = None
+    candidates: tuple[Candidate, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -186,6 +192,8 @@ class PlannedLoad:
             seconds=self.seconds,
             resident=self.resident,
             unit_devices=self.unit_devices,
+            quantization=self.settings.quantization_config,
+            candidates=self.candidates,
             streamer=streamer,
             gguf_file=gguf_file(self.checkpoint),
             **({} if cache is None else {"cache": cache.status, "cache_problem": cache.problem}),

@@ -1,4 +1,4 @@
-"""Having the disk read what will soon be needed while something else is done: into the page cache, in calls that Python takes no part in."""
+"""Having the disk read what will soon be needed while something else is done: into the page cache, in long calls without Python."""
 
 from __future__ import annotations
 

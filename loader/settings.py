@@ -45,7 +45,7 @@ class LoadingStrategy(Enum):
 
 
 class QuantizationMethod(Enum):
-    """How weights are made smaller."""
+    """How weights are made smaller; AUTO leaves that, and whether they are, to what fits in memory."""
 
     BNB_NF4 = "nf4"
     BNB_FP4 = "fp4"
@@ -53,6 +53,7 @@ class QuantizationMethod(Enum):
     HQQ = "hqq"
     MLX_INT4 = "mlx_int4"
     MLX_INT8 = "mlx_int8"
+    AUTO = "auto"  # the best precision that fits
 
     @property
     def is_for_mlx(self) -> bool:
@@ -96,10 +97,10 @@ class ModelLoadingConfig:
     kept on disk, for the next load. `dtype`: a torch dtype, its name, or "auto" for the checkpoint's own. `resident`: bytes of weights
     that streaming may keep in memory. `memory`: bytes (or "6GiB") that weights may take where the model computes, those of several models
     that are loaded together in sum; None for what is free. `max_memory`: the same for each device (0 or "cuda:0") and "cpu".
-    `offload_to_cpu`: with a GPU, weights stay on the host, and each unit goes to the device to compute. `loading_workers`: how many
-    tensors are read and converted at once, -1 for what suits the backend. `attn_implementation` and `use_cache`: None leaves the model's
-    own. `mmap`: False reads files instead of mapping them. `rank`, `world_size`: of this process in distributed training.
-    `llama_pro_path`: a folder of an expanded model, `blk_exp-32-40` in its name.
+    `offload_to_cpu`: with a GPU, weights stay on the host, and each unit goes to the device to compute. `loading_workers`: how many tensors
+    are read and converted at once, -1 for what suits the backend. `use_safetensors`: False takes the PyTorch files that lie beside, if any
+    do. `attn_implementation` and `use_cache`: None leaves the model's own. `mmap`: False reads files instead of mapping them. `rank`,
+    `world_size`: of this process in distributed training. `llama_pro_path`: a folder of an expanded model, `blk_exp-32-40` in its name.
     """
 
     model_name: str | PathLike[str]
@@ -120,7 +121,6 @@ class ModelLoadingConfig:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     allow_missing: bool = False
-    allow_pickle: bool = False
     mmap: bool = True
     rank: int = 0
     world_size: int = 1

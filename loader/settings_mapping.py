@@ -52,6 +52,11 @@ def plain_settings(config: ModelLoadingConfig) -> dict[str, object]:
     return {name: value for name, value in plain.items() if name != _ONLY_ON_THE_COMMAND_LINE}
 
 
+def plain_quantization(config: QuantizationConfig) -> dict[str, object]:
+    """The same of a quantization."""
+    return {field.name: _plain(value) for field in fields(config) if (value := getattr(config, field.name)) != field.default}
+
+
 def check_known(names: Iterable[object], known: Iterable[str], *, where: str = "") -> None:
     """Raises UsageError for the first of `names` that is not known, with the nearest that is."""
     known = list(known)
@@ -161,7 +166,7 @@ _PARSERS: Mapping[str, Parser] = {
 
 def _plain(value: Any) -> object:
     if isinstance(value, QuantizationConfig):
-        return {field.name: _plain(part) for field in fields(value) if (part := getattr(value, field.name)) != field.default}
+        return plain_quantization(value)
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

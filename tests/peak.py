@@ -13,23 +13,31 @@ from pathlib import Path
 CHILD = """
 import json, sys, torch
 from mlload.loader.loading import load
+from mlload.loader.quantization.compiled import compiled
 from mlload.loader.settings_mapping import build_settings, parse_settings
 
 def run(settings):
     loaded = load(build_settings(parse_settings(settings)))
     with torch.no_grad():
-        for _ in range(2):
+        for _ in range(forwards):
             loaded.model(torch.arange(8)[None])
     return loaded
 
 torch.set_num_threads(1)
-warm, real = (json.loads(argument) for argument in sys.argv[1:])
+warm, real, forwards = (json.loads(argument) for argument in sys.argv[1:])
 run(warm)  # what is imported and set up once
+for name in ("four_bit", "int8", "hqq_search", "hqq_codes"):  # which tiny is too small for
+    compiled(name, torch.bfloat16)
 sys.stdout.write("ready\\n")
 sys.stdout.flush()
 sys.stdin.readline()
 loaded = run(real)
-sys.stdout.write(json.dumps({"strategy": loaded.strategy.value, "predicted": loaded.prediction.peak_bytes}) + "\\n")
+told = {
+    "strategy": loaded.strategy.value,
+    "predicted": loaded.prediction.peak_bytes,
+    "precision": loaded.candidates[-1].precision if loaded.candidates else None,
+}
+sys.stdout.write(json.dumps(told) + "\\n")
 """
 
 
@@ -42,10 +50,11 @@ class Peak:
     told: dict[str, object]
 
 
-def peak(folder: Path, **settings: object) -> Peak:
-    """Load `folder` as `settings` ask, after `tiny` in the same way but for any limit."""
+def peak(folder: Path, *, forwards: int = 2, **settings: object) -> Peak:
+    """Load `folder` as `settings` ask, and use it so often; after `tiny` in the same way but for any limit."""
     unlimited = {name: value for name, value in settings.items() if name not in ("memory", "max_memory")}
     arguments = [json.dumps({"model_name": name, **each}) for name, each in (("tiny", unlimited), (str(folder), settings))]
+    arguments.append(json.dumps(forwards))
     with subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -30,12 +30,12 @@ requests bytes_read problems
 DIFF_KEYS = "schema reference other glob regex same config only_before only_after shapes dtypes common_tensors".split()
 LOAD_KEYS = """
 schema reference class_name kind device strategy parameters dtype seconds predicted measured missing unexpected non_finite prompt text
-generated_tokens cache cache_problem resident device_map
+generated_tokens cache cache_problem resident device_map quantization candidates
 """.split()
 
 PLAN_KEYS = """
-schema reference class_name kind backend device device_map strategy resident workers dtype read_bytes model_bytes peak loaded units missing
-unexpected ties
+schema reference class_name kind backend device device_map strategy resident workers dtype read_bytes model_bytes peak loaded
+quantization candidates units missing unexpected ties
 """.split()
 
 BENCH_KEYS = "schema reference weight_bytes tensors machine limits rows calibration warnings comparison".split()

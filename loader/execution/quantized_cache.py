@@ -30,7 +30,7 @@ from ..formats.safetensors import read_header
 from ..plan import LoadPlan
 from ..sources.local import Identity, LocalFile, identity_of
 from ..tensors import TensorEntry
-from ..writing import is_being_written, replacing, sweep
+from ..writing import is_being_written, replacing, sweep, write_all
 from .cache_key import SourceFiles
 from .verified import Verified
 from .weight_files import WeightFiles
@@ -179,7 +179,7 @@ def _write_file(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, T
     text = text.replace(_UNKNOWN_CRC.encode(), _crc_text(crc), 1)
     with replacing(path) as descriptor:
         for content in (len(text).to_bytes(8, "little"), text, *contents):
-            _write_all(descriptor, memoryview(content))
+            write_all(descriptor, content)
         written = identity_of(os.fstat(descriptor))
     there = identity_of(os.stat(path))
     return there if [*there[:2], there[3]] == [*written[:2], written[3]] else None  # renaming leaves all but the third as it was
@@ -188,11 +188,6 @@ def _write_file(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, T
 def _alignment(nbytes: int) -> int:
     """The largest power of two that divides a size: tensors in this order each begin where their own dtype may."""
     return min(nbytes & -nbytes, _ALIGNMENT) or _ALIGNMENT
-
-
-def _write_all(descriptor: int, content: memoryview) -> None:
-    while content:
-        content = content[os.write(descriptor, content) :]
 
 
 def _checksum(file: LocalFile, data_start: int, metadata: Mapping[str, object]) -> str:

@@ -31,7 +31,7 @@ def library_config(asked: QuantizationConfig | None) -> BitsAndBytesConfig | Hqq
     Raises MissingDependencyError without the method's library, UsageError for a method of MLX's, and for bits, a group size or an axis
     that the method does not have.
     """
-    if asked is None:
+    if asked is None or asked.method is QuantizationMethod.AUTO:  # until that is chosen
         return None
     if asked.method.is_for_mlx:
         raise UsageError(f"{asked.method.value} needs the backend mlx", hint="--device mlx, or --quantize hqq, which works with torch")

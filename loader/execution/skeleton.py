@@ -178,6 +178,11 @@ class Skeleton:
             return bitsandbytes.quantized_bytes(module)
         return sum(tensor.nbytes for name, tensor in module.state_dict().items() if name != "bias")
 
+    def quantizing_bytes(self, target: str) -> int:
+        """What quantizing a tensor takes beside it and the result, as far as its quantizer tells."""
+        tell: Callable[[PreTrainedModel, str], int] | None = getattr(self._quantizer, "quantizing_bytes", None)
+        return 0 if tell is None else tell(self.model, target)
+
     def quantize(self, target: str, value: Tensor, allocate: Allocate = fresh) -> dict[str, Tensor]:
         """The tensor as transformers' quantizer makes it, by name; bitsandbytes' on the CPU with kernels of our own, to the same bits.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,13 @@ def is_divisible(in_features: int, out_features: int, settings: dict[str, Any]) 
     bits, size, axis = (settings[key] for key in ("nbits", "group_size", "axis"))
     groups, rest = divmod(in_features * out_features, size)
     return rest == 0 and (bits == 3 or (groups if axis == 1 else size) % (8 // bits) == 0)  # three bits: the library pads
+
+
+@cache
+def _packed(shape: tuple[int, int], packing: str) -> tuple[torch.Size, torch.dtype]:
+    """What the library makes of so many codes."""
+    codes: Tensor = Quantizer.pack[packing](torch.empty(shape, dtype=torch.uint8, device="meta"))
+    return codes.shape, codes.dtype
 
 
 class HqqLinear(HQQLinear):
@@ -45,8 +53,8 @@ class HqqLinear(HQQLinear):
         self.offload_meta, self.encoded_state_dict, self.ready = False, True, True
         size, along_rows = settings["group_size"], settings["axis"] == 1
         groups = in_features * out_features // size
-        codes = torch.empty((groups, size) if along_rows else (size, groups), dtype=torch.uint8, device="meta")
-        self.W_q = nn.Parameter(Quantizer.pack[self._packing](codes), requires_grad=False)
+        shape, dtype = _packed((groups, size) if along_rows else (size, groups), self._packing)
+        self.W_q = nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
         for name in _SCALES:
             shape = (groups, 1) if along_rows else (1, groups)
             self.register_buffer(name, torch.empty(shape, dtype=compute_dtype, device="meta"))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -90,10 +90,9 @@ def measure(runs: int = 3, *, large: bool = True) -> Iterator[str]:
     """The tables, line by line."""
     folder = synthetic(SMALL)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        os.environ["MLLOAD_CACHE"] = scratch  # which what is measured inherits
         yield from _first(folder, Path(scratch), runs)
         yield ""
-        yield from _second(folder, runs)
+        yield from _second(folder, Path(scratch), runs)
     if large:
         yield ""
         yield from _limited(runs)
@@ -111,7 +110,7 @@ def _first(folder: Path, cache: Path, runs: int) -> Iterator[str]:
         for _ in range(runs):
             for engine, keeping in contenders:
                 shutil.rmtree(cache / "quantized", ignore_errors=True)
-                loads[engine, keeping].append(_load(engine, folder, method, keeping))
+                loads[engine, keeping].append(_load(engine, folder, method, keeping, cache))
             is_hqq = method == "hqq"
             library.append(count / _hqq_rate() if is_hqq else loads["transformers", "off"][-1].seconds)
         yield from (_row(method, contender, each, library) for contender, each in loads.items())
@@ -129,7 +128,7 @@ def _row(method: str, contender: tuple[str, str], loads: Sequence[Load], library
     return f"| {method} | {' | '.join([*contender, *seconds, memory])} |"
 
 
-def _second(folder: Path, runs: int) -> Iterator[str]:
+def _second(folder: Path, cache: Path, runs: int) -> Iterator[str]:
     yield f"Loads of {SMALL} from the quantized cache, beside one that maps its bfloat16 weights:"
     yield ""
     yield "| method | s | times as long as mapped | with imports s | times as long as mapped |"
@@ -137,7 +136,7 @@ def _second(folder: Path, runs: int) -> Iterator[str]:
     loads: dict[str, list[Load]] = {method: [] for method in SECOND}
     for number in range(runs + 2):  # of the two before, one writes and one verifies what it reads
         for method in SECOND:
-            load = _load("mlload", folder, method, "on" if method != "none" else "off")
+            load = _load("mlload", folder, method, "on" if method != "none" else "off", cache)
             if number >= 2:
                 loads[method].append(load)
     for method, each in loads.items():
@@ -165,7 +164,7 @@ def _limited(runs: int) -> Iterator[str]:
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, memory_limit(LIMIT) as limited:
                 disk.append(size / (measure_limits(paths, cold=True).read or 1))
                 prepare(paths, "cold")
-                loads.append(_load("mlload", folder, "nf4", keeping, env={"MLLOAD_CACHE": scratch}, before=limited))
+                loads.append(_load("mlload", folder, "nf4", keeping, Path(scratch), before=limited))
         ratio = median(load.seconds / alone for load, alone in zip(loads, disk, strict=True))
         seconds = [f"{value:.1f}" for value in (median(load.seconds for load in loads), median(disk), ratio)]
         seconds.append(f"{median(load.with_imports for load in loads):.1f}")
@@ -177,11 +176,11 @@ def _hqq_rate() -> float:
     return float(subprocess.run([sys.executable, "-W", "ignore", "-c", LIBRARY], capture_output=True, text=True, check=True).stdout)
 
 
-def _load(engine: str, folder: Path, method: str, cache: str, *, env: Mapping[str, str] | None = None, before: Sequence[str] = ()) -> Load:
-    command = [*before, sys.executable, "-W", "ignore", "-c", PROGRAM, engine, str(folder), method, cache]
+def _load(engine: str, folder: Path, method: str, keeping: str, cache: Path, *, before: Sequence[str] = ()) -> Load:
+    command = [*before, sys.executable, "-W", "ignore", "-c", PROGRAM, engine, str(folder), method, keeping]
     started = time.perf_counter()
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, env=dict(os.environ, **(env or {})), **pipes) as process:
+    with subprocess.Popen(command, env=os.environ | {"MLLOAD_CACHE": str(cache)}, **pipes) as process:
         while (line := process.stdout.readline().strip()) != "ready":
             assert line or process.poll() is None, f"{engine}, {method} ended before it was ready"
         imports = peak = _anonymous(process.pid)
@@ -201,6 +200,6 @@ def _anonymous(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    for line in measure(large="--large" in sys.argv[1:]):
+    for line in measure(large="--small" not in sys.argv[1:]):
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()

@@ -1,10 +1,13 @@
-"""Every benchmark, written to docs/: figures with the machine they were measured on and the command to repeat each."""
+"""Every benchmark, written to docs/: figures with the machine they were measured on and the command to repeat each.
+
+`run_all.py load_models.py` measures that one anew and leaves the others as they stand.
+"""
 
 from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +19,7 @@ import conformance_table
 import inspect_local
 import inspect_remote
 import load_models
+import load_quantized
 import quantize_kernels
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -29,9 +33,15 @@ SECTIONS: tuple[tuple[str, str, Callable[[], Iterable[str]]], ...] = (
     ("`mlload inspect`, a hub at 0 ms", "inspect_remote.py", partial(inspect_remote.measure, 0)),
     ("`mlload inspect`, a hub at 50 ms", "inspect_remote.py", partial(inspect_remote.measure, 50)),
     ("Loading whole models", "load_models.py", load_models.measure),
+    ("Quantizing while loading", "load_quantized.py", load_quantized.measure),
     ("Quantizing on a CPU", "quantize_kernels.py", quantize_kernels.measure),
     ("What measuring costs", "bench_overhead.py", bench_overhead.measure),
     ("Whether `bench-load --compare` can be trusted", "compare_gate.py", compare_gate.measure),
+)
+# The script that measures it alone, the title, the page, and what yields its lines.
+PAGES: tuple[tuple[str, str, str, Callable[[], Iterable[str]]], ...] = (
+    ("architectures.py", "What headers tell of every model type", "architectures.md", architectures.measure),
+    ("conformance_table.py", "Every model type, loaded", "loading.md", conformance_table.measure),
 )
 
 
@@ -53,26 +63,35 @@ def machine() -> str:
     )
 
 
-def benchmarks() -> Iterable[str]:
+def benchmarks(chosen: Sequence[str]) -> Iterator[str]:
+    """The page, with the sections of the `chosen` scripts measured anew and the others as they stand on it."""
     yield "# Benchmarks"
     yield ""
     yield "Written by `make bench`. Whole processes, timed from outside, in turn (A B A B) after a warm-up; medians; peaks by the kernel."
     yield machine()
+    standing = sections_on((DOCS / "benchmarks.md").read_text(encoding="utf-8"))
     for title, script, measure in SECTIONS:
-        yield ""
-        yield f"## {title}: `python tests/benchmarks/{script}`"
-        yield ""
-        yield from measure()
+        heading = f"## {title}: `python tests/benchmarks/{script}`"
+        if script in chosen:
+            yield from ("", heading, "", *measure())
+        elif heading in standing:
+            yield from ("", heading, *standing[heading])
 
 
-def main() -> None:
-    """Write the pages."""
-    title = ["# What headers tell of every model type", "", "Written by `make bench` (`python tests/benchmarks/architectures.py`).", ""]
-    write("architectures.md", [*title, *architectures.measure()])
-    title = ["# Every model type, loaded", "", "Written by `make bench` (`python tests/benchmarks/conformance_table.py`).", ""]
-    write("loading.md", [*title, *conformance_table.measure()])
-    write("benchmarks.md", benchmarks())
+def sections_on(page: str) -> dict[str, list[str]]:
+    """The lines below each heading of a page."""
+    parts = [part.rstrip().split("\n") for part in f"\n{page}".split("\n## ")[1:]]
+    return {f"## {heading}": lines for heading, *lines in parts}
+
+
+def main(chosen: Sequence[str]) -> None:
+    """Write the pages: all of them, or only what the `chosen` scripts measure."""
+    for script, title, page, measure in PAGES:
+        if script in chosen:
+            write(page, [f"# {title}", "", f"Written by `make bench` (`python tests/benchmarks/{script}`).", "", *measure()])
+    if any(script in chosen for _, script, _ in SECTIONS):
+        write("benchmarks.md", benchmarks(chosen))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or [script for script, *_ in PAGES] + [script for _, script, _ in SECTIONS])

@@ -46,22 +46,23 @@ def real_bytes(model: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("method", "settings"),
+    ("method", "settings", "transient"),
     [
-        ("nf4", {}),
-        ("nf4", {"double_quant": True}),
-        ("nf4", {"quant_storage": torch.bfloat16}),
-        ("fp4", {}),
-        ("int8", {}),
-        ("hqq", {"bits": 4}),
-        ("hqq", {"bits": 8, "axis": 0}),
-        ("hqq", {"bits": 3, "group_size": 32}),
+        ("nf4", {}, 2),
+        ("nf4", {"double_quant": True}, 2),
+        ("nf4", {"quant_storage": torch.bfloat16}, 2),
+        ("fp4", {}, 2),
+        ("int8", {}, 2),
+        ("hqq", {"bits": 4}, 4),
+        ("hqq", {"bits": 8, "axis": 0}, 4),
+        ("hqq", {"bits": 3, "group_size": 32}, 6),
     ],
     ids=str,
 )
-def test_what_stays_after_quantizing(folder: Path, method: str, settings: dict[str, object]) -> None:
+def test_what_stays_after_quantizing(folder: Path, method: str, settings: dict[str, object], transient: int) -> None:
+    """`transient`: bytes a weight."""
     asked = QuantizationConfig(QuantizationMethod(method), **settings)  # pyright: ignore[reportArgumentType]
     loaded = load(ModelLoadingConfig(folder, device="cpu", loading_workers=2, quantization_config=asked))
     predicted, peak = loaded.prediction.loaded, loaded.prediction.peak
     assert predicted.anonymous + predicted.mapped == pytest.approx(real_bytes(loaded.model), rel=0.03)
-    assert peak.anonymous - predicted.anonymous == 2 * 1536 * 512 * 2  # two of the largest matrices in flight
+    assert peak.anonymous - predicted.anonymous == 2 * 1536 * 512 * transient  # two of the largest matrices in flight

@@ -88,3 +88,11 @@ def test_tensors_inside_foreign_objects_are_not_left_out_in_silence(folder: Path
 def test_a_foreign_object_without_tensors_is_never_made(folder: Path) -> None:
     torch.save(state_dict(folder) | {"args": argparse.Namespace(lr=0.1)}, folder / "pytorch_model.bin")
     assert load(ModelLoadingConfig(folder)).missing == ()
+
+
+@pytest.mark.parametrize("use_safetensors", [True, False])
+def test_safetensors_are_taken_unless_they_are_not_wanted(llama: Path, use_safetensors: bool) -> None:
+    state = state_dict(llama)
+    torch.save(state | {"model.norm.weight": torch.full_like(state["model.norm.weight"], 2.0)}, llama / "pytorch_model.bin")
+    loaded = load(ModelLoadingConfig(str(llama), device="cpu", use_safetensors=use_safetensors))
+    assert bool(loaded.model.get_parameter("model.norm.weight")[0] == 2.0) is not use_safetensors

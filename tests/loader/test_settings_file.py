@@ -42,7 +42,6 @@ EVERYTHING = ModelLoadingConfig(
     use_cache=False,
     attn_implementation="eager",
     allow_missing=True,
-    allow_pickle=True,
     mmap=False,
     rank=1,
     world_size=2,
