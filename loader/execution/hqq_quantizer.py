@@ -92,7 +92,8 @@ class HqqQuantizer(HfQuantizer):
         layer: Any = model.get_submodule(param_name.rpartition(".")[0])
         settings = self.quantization_config.quant_config["weight_quant_params"]
         weights = layer.in_features * layer.out_features
-        searching = weights + 21 * 4 * weights // settings["group_size"] if self._kernel["use_numba"] else 4 * weights
+        is_compiled = self._kernel["use_numba"] and settings["axis"] == 1
+        searching = weights + 21 * 4 * weights // settings["group_size"] if is_compiled else 4 * weights
         return max(searching, 6 * weights) if settings["nbits"] == 3 else searching
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> Any:
