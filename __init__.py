@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .loader.plan import (
         LoadPlan,
     )
+    from .loader.registry import ModelSpec
     from .loader.settings import (
         Backend,
         LoadingStrategy,
@@ -52,7 +53,14 @@ if TYPE_CHECKING:
         QuantizationConfig,
         QuantizationMethod,
     )
+    from .runners.base import BaseModelRunner
+    from .runners.decoder_only import DecoderModelRunner
+    from .runners.encoder_only import EncoderModelRunner
+    from .runners.models import list_available_models, load_model
+    from .runners.outputs import ModelOutputs
+    from .runners.placement import coerce_device, resolve_dtype
     from .runners.pretrained import PreTrainedCausalLM, PreTrainedVLM
+    from .runners.seq2seq import Seq2SeqModelRunner
     from .runners.state import StateDict
 
 # Public names and the modules that hold them: imported at first use, so that `import mlload` costs nothing.
@@ -94,6 +102,16 @@ _MODULES = {
     "ModelLoadingConfig": ".loader.settings",
     "QuantizationConfig": ".loader.settings",
     "QuantizationMethod": ".loader.settings",
+    "ModelSpec": ".loader.registry",
+    "load_model": ".runners.models",
+    "list_available_models": ".runners.models",
+    "ModelOutputs": ".runners.outputs",
+    "BaseModelRunner": ".runners.base",
+    "EncoderModelRunner": ".runners.encoder_only",
+    "DecoderModelRunner": ".runners.decoder_only",
+    "Seq2SeqModelRunner": ".runners.seq2seq",
+    "resolve_dtype": ".runners.placement",
+    "coerce_device": ".runners.placement",
     "PreTrainedCausalLM": ".runners.pretrained",
     "PreTrainedVLM": ".runners.pretrained",
     "StateDict": ".runners.state",
@@ -103,13 +121,16 @@ __all__ = [
     "AccessDeniedError",
     "ArchitectureConfig",
     "Backend",
+    "BaseModelRunner",
     "BenchGrid",
     "BenchReport",
     "CPUModelLoader",
     "CUDAModelLoader",
     "Checkpoint",
+    "DecoderModelRunner",
     "DiffReport",
     "DoesNotFitError",
+    "EncoderModelRunner",
     "InspectReport",
     "InvalidCheckpointError",
     "LoadPlan",
@@ -122,6 +143,8 @@ __all__ = [
     "ModelLoader",
     "ModelLoaderFactory",
     "ModelLoadingConfig",
+    "ModelOutputs",
+    "ModelSpec",
     "NetworkError",
     "NotFoundError",
     "PreTrainedCausalLM",
@@ -130,17 +153,22 @@ __all__ = [
     "QuantizationMethod",
     "QuantizedModelLoader",
     "RopeScaling",
+    "Seq2SeqModelRunner",
     "StandardModelLoader",
     "StateDict",
     "ThresholdExceededError",
     "UsageError",
     "__version__",
     "bench_load",
+    "coerce_device",
     "detect_architecture",
     "detect_architecture_from_tensors",
     "diff",
     "inspect",
+    "list_available_models",
+    "load_model",
     "load_model_and_tokenizer",
+    "resolve_dtype",
 ]
 
 if not TYPE_CHECKING:  # hidden from the type checker, which would otherwise take every misspelt name for one of these
