@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from .runners.outputs import ModelOutputs
     from .runners.placement import coerce_device, resolve_dtype
     from .runners.pretrained import PreTrainedCausalLM, PreTrainedVLM
+    from .runners.probing.probe import probe_layers
+    from .runners.probing.reader import open_probe
     from .runners.seq2seq import Seq2SeqModelRunner
     from .runners.state import StateDict
 
@@ -110,6 +112,8 @@ _MODULES = {
     "EncoderModelRunner": ".runners.encoder_only",
     "DecoderModelRunner": ".runners.decoder_only",
     "Seq2SeqModelRunner": ".runners.seq2seq",
+    "open_probe": ".runners.probing.reader",
+    "probe_layers": ".runners.probing.probe",
     "resolve_dtype": ".runners.placement",
     "coerce_device": ".runners.placement",
     "PreTrainedCausalLM": ".runners.pretrained",
@@ -168,6 +172,8 @@ __all__ = [
     "list_available_models",
     "load_model",
     "load_model_and_tokenizer",
+    "open_probe",
+    "probe_layers",
     "resolve_dtype",
 ]
 

@@ -9,6 +9,7 @@ import typer
 from .bench_load import bench_load
 from .inspect import inspect
 from .load import load
+from .probe_layers import probe_layers
 
 app = typer.Typer(
     name="mlload",
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(inspect)
 app.command()(load)
+app.command("probe-layers")(probe_layers)
 app.command("bench-load")(bench_load)
 
 

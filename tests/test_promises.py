@@ -18,7 +18,7 @@ MLXModelLoader MPSModelLoader MissingDependencyError MlloadError ModelArchitectu
 ModelOutputs ModelSpec NetworkError NotFoundError PreTrainedCausalLM PreTrainedVLM QuantizationConfig QuantizationMethod
 QuantizedModelLoader RopeScaling Seq2SeqModelRunner StandardModelLoader StateDict ThresholdExceededError UsageError __version__ bench_load
 coerce_device detect_architecture detect_architecture_from_tensors diff inspect list_available_models load_model load_model_and_tokenizer
-resolve_dtype
+open_probe probe_layers resolve_dtype
 """.split()
 
 INSPECT_KEYS = """
@@ -58,7 +58,17 @@ OPTIONS = {
         --synthetic --remove-synthetic --engine --runs --warm-up --strategy --quantize --device --dtype --workers --page-cache --resident
         --cache --prompt --max-new-tokens --predicted --json --csv --markdown --plot --save --compare --max-regression --debug --help
     """.split(),
+    "probe-layers": """
+        --text --file --column --span-column --layers --stack --pool --tokens --attentions --cross-attentions --max-length
+        --batch-tokens --output --format --texts-per-shard --dtype --device --quantize --resident --trust-remote-code --json --debug
+        --help
+    """.split(),
 }
+
+PROBE_KEYS = """
+schema reference revision class_name kind device dtype strategy pooling tokens max_length batch_tokens texts rows read_tokens
+truncated_texts dropped_tokens empty_texts layers maps output format shards resumed_texts seconds
+""".split()
 
 EXIT_CODES = {
     mlload.MlloadError: 1,
@@ -124,3 +134,9 @@ def test_bench_keys(run: Callable[..., Outcome]) -> None:
     assert list(answer) == BENCH_KEYS
     assert list(answer["rows"][0]) == BENCH_ROW_KEYS
     assert answer["schema"] == "mlload.bench/1"
+
+
+def test_probe_keys(run: Callable[..., Outcome]) -> None:
+    answer = run("probe-layers", "tiny", "--text", "A", "--json").json
+    assert list(answer) == PROBE_KEYS
+    assert answer["schema"] == "mlload.probe/1"
