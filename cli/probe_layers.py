@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from .options import Debug, Device, Dtype, Json, Model, Quantize, Resident, TrustRemoteCode
 from .output import print_json, print_tables
 from .probe_options import (
+    ENGINES,
+    Actors,
     Attentions,
     BatchTokens,
     Column,
     CrossAttentions,
+    Engine,
     Format,
     Labels,
     Layers,
@@ -24,8 +27,8 @@ from .probe_options import (
     Similarity,
     SpanColumn,
     Stack,
-    TextFile,
     Texts,
+    TextsFile,
     TextsPerShard,
     Tokens,
 )
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 def probe_layers(
     model: Model,
     text: Texts = None,
-    file: TextFile = None,
+    file: TextsFile = None,
     column: Column = "text",
     span_column: SpanColumn = None,
     labels: Labels = None,
@@ -52,6 +55,8 @@ def probe_layers(
     plot: Plot = None,
     max_length: MaxLength = None,
     batch_tokens: BatchTokens = None,
+    engine: Engine = "local",
+    actors: Actors = 2,
     output: Output = None,
     format: Format = "safetensors",
     texts_per_shard: TextsPerShard = 1024,
@@ -66,9 +71,10 @@ def probe_layers(
     """Run texts through a model: a table of its layers, and their hidden states in a folder."""
     del debug  # read where errors are turned into lines
     texts = _texts(text, file, column=column, span_column=span_column)
-    values = _labels(file, labels)
+    looks = _looks(_labels(file, labels), similarity, plot)
     from ..loader.settings import parse_bytes
     from ..runners.models import load_model
+    from ..runners.probing.probe import probe_layers as probe
     from ..runners.probing.settings import ProbeSettings
 
     settings = ProbeSettings(
@@ -85,17 +91,17 @@ def probe_layers(
     size = None if resident is None else parse_bytes(resident)
     options = {"quantize": quantize, "attentions": settings.wants_maps, "resident": size, "trust_remote_code": trust_remote_code}
     load = partial(load_model, model, device, dtype=dtype if dtype != "auto" else None, head=False, **options)
-    looks = {"labels": values, "similarity": similarity or ("cosine" if plot == "-" else None), "plot": None if plot == "-" else plot}
-    _show(partial(_probe, load, texts, settings, output=output, format=format, **looks), text, file, drawn=plot == "-", as_json=as_json)
+    run = partial(probe, load, texts, settings, output=output, format=format, actors=_actors(engine, actors), **looks)
+    _show(run, text, file, drawn=plot == "-", as_json=as_json)
 
 
-def _show(probe: Callable[..., ProbeReport], text: list[str] | None, file: str | None, *, drawn: bool, as_json: bool) -> None:
+def _show(run: Callable[..., ProbeReport], text: list[str] | None, file: str | None, *, drawn: bool, as_json: bool) -> None:
     """Run the probe under a bar, and print what came of it."""
     from ..runners.probing.texts import count_texts
     from .progress import text_progress
 
     with text_progress(lambda: len(text) if text else count_texts(file or "-")) as progress:
-        report = probe(progress=progress)
+        report = run(progress=progress)
     if as_json:
         print_json(report.to_json())
     else:
@@ -104,16 +110,10 @@ def _show(probe: Callable[..., ProbeReport], text: list[str] | None, file: str |
         print_tables(probe_tables(report, drawn=drawn))
 
 
-def _probe(*arguments: Any, **options: Any) -> ProbeReport:
-    from ..runners.probing.probe import probe_layers
-
-    return probe_layers(*arguments, **options)
-
-
 def _texts(texts: list[str] | None, file: str | None, *, column: str, span_column: str | None) -> Iterable[str | Example]:
     """Where the texts are. Raises UsageError where they are nowhere, or in two places."""
     from ..loader.errors import UsageError
-    from ..runners.probing.texts import Columns, read_texts
+    from ..runners.probing.texts import Columns, TextFile
 
     if texts and file is not None:
         raise UsageError("--text and --file both give texts", hint="give one of them")
@@ -121,7 +121,24 @@ def _texts(texts: list[str] | None, file: str | None, *, column: str, span_colum
         return texts
     if file is None and sys.stdin.isatty():
         raise UsageError("there is no text", hint='give --text "...", --file, or a text a line on standard input')
-    return read_texts(file or "-", Columns(column, span_column))
+    return TextFile(file or "-", Columns(column, span_column))
+
+
+def _looks(labels: list[str] | None, similarity: str | None, plot: str | None) -> dict[str, Any]:
+    """What is made of the states: a picture on the terminal shows how alike layers are, as one in a file does."""
+    if plot == "-":
+        return {"labels": labels, "similarity": similarity or "cosine"}
+    return {"labels": labels, "similarity": similarity, "plot": plot}
+
+
+def _actors(engine: str, count: int) -> int | None:
+    """How many actors the engine has; None for one that has none. Raises UsageError for an unknown engine."""
+    from ..loader.errors import UsageError
+    from ..loader.text import did_you_mean
+
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine '{engine}'", hint=did_you_mean(engine, ENGINES) or f"known: {', '.join(ENGINES)}")
+    return count if engine == "ray" else None
 
 
 def _labels(file: str | None, column: str | None) -> list[str] | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 Texts = Annotated[list[str] | None, typer.Option("--text", metavar="TEXT", help="A text; as often as you like.")]
-TextFile = Annotated[
+TextsFile = Annotated[
     str | None,
     typer.Option("--file", metavar="PATH", help="Texts: one a line, or a column of .jsonl, .csv, .tsv, .parquet; - is standard input."),
 ]
@@ -38,3 +38,6 @@ Labels = Annotated[
 ]
 Similarity = Annotated[str | None, typer.Option("--similarity", metavar="cosine|cka", help="Compare every layer with every other.")]
 Plot = Annotated[str | None, typer.Option("--plot", metavar="FILE", help="A picture: .png, .svg or .pdf; - draws on the terminal.")]
+ENGINES = ("local", "ray")
+Engine = Annotated[str, typer.Option("--engine", metavar="local|ray", help="What computes: this process, or actors on Ray.")]
+Actors = Annotated[int, typer.Option("--actors", min=1, help="With --engine ray: processes, each with the model.")]

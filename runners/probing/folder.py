@@ -85,6 +85,10 @@ class OutputFolder:
             )
         return line
 
+    def remembered(self, number: int) -> ShardLine:
+        """What is known of a shard that was computed meanwhile."""
+        return ShardLine.from_json(_read(self.path / _PROGRESS / f"{number:05}.json"))
+
     def file_of(self, number: int) -> Path:
         """Where the shard of that number lies."""
         return self.path / f"shard-{number:05}{self.format.suffix}"

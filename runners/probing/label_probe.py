@@ -61,9 +61,8 @@ def label_probe(probe: Probe, labels: Sequence[str | None]) -> LabelReport:
     folds = min(_FOLDS, min(counts.values(), default=0))
     if len(counts) < 2 or folds < 2:
         rarest = min(counts, key=lambda label: counts[label], default="")
-        raise UsageError(
-            f"label '{rarest}' is on {counts.get(rarest, 0)} of {len(chosen):,} texts", hint="each of two or more labels needs 2"
-        )
+        hint = "two labels or more are needed, and each on two texts"
+        raise UsageError(f"label '{rarest}' is on {counts.get(rarest, 0)} of {len(chosen):,} texts", hint=hint)
     shuffled = numpy.random.default_rng(_SEED).permutation(chosen)
     scores: list[LabelScore] = []
     for name in (name for name in probe.names if "attentions" not in name):

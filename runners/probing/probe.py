@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from .job import ProbeJob, Progress
 from .label_probe import label_probe
 from .layer_similarity import FEWEST_ROWS, layer_similarity
 from .pictures import check_picture, draw
+from .ray_engine import check_ray, run_on_ray
 from .reader import Probe, open_probe
 from .report import AttentionReport, ProbeReport, layer_lines, probe_report
 from .settings import ProbeSettings
@@ -43,6 +45,7 @@ def probe_layers(
     labels: Sequence[str] | None = None,
     similarity: str | None = None,
     plot: str | os.PathLike[str] | None = None,
+    actors: int | None = None,
     device: str | int | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
@@ -53,7 +56,8 @@ def probe_layers(
     `settings` or, by name, its fields: layers, stack, pool, tokens, max_length, batch_tokens, attentions, cross_attentions,
     texts_per_shard. `texts` may be any number: a window of them is in memory at a time. Run again after it was killed, it goes on.
     `model` is what `load_model` takes, a runner, or a function that loads one. `labels`, one a text: a linear probe for them on each
-    layer. `similarity`: `cosine` or `cka` of each layer with each. `plot`: a picture of it all, .png, .svg or .pdf.
+    layer. `similarity`: `cosine` or `cka` of each layer with each. `plot`: a picture of it all, .png, .svg or .pdf. `actors`: so many
+    processes compute, on Ray; the files that they write are the same.
 
     Raises UsageError for what is unknown or does not go together, and whatever loading raises.
     """
@@ -62,14 +66,21 @@ def probe_layers(
     shape.writer()  # its package is missed now, or never
     if plot is not None:
         check_picture(Path(plot))
-    job = ProbeJob(_runner(model, device, dtype, settings), settings)
+    texts = [texts] if isinstance(texts, str) else texts
+    load = _loading(model, device, dtype, settings)
+    if actors is not None:
+        check_ray(texts, load, output)
+    job = ProbeJob(load(), settings)
     heard = Progress(progress or (lambda texts: None))
     looks = (labels, similarity, plot) != (None, None, None)
     with ExitStack() as scratch:  # states that are only looked at are not kept
         kept = output if output is not None or not looks else scratch.enter_context(TemporaryDirectory()) + "/probe"
         folder = None if kept is None else OutputFolder(Path(kept), job.identity, shape)
         with nullcontext() if folder is None else folder.opened():
-            lines = job.run(as_examples([texts] if isinstance(texts, str) else texts), folder, heard)
+            if actors is None or folder is None:
+                lines = job.run(as_examples(texts), folder, heard)
+            else:
+                lines = run_on_ray(job, load, texts, folder, heard, actors=actors)
             if folder is not None:
                 folder.finish(lines, [asdict(line) for line in layer_lines(job, lines)])
         where = None if output is None else os.fspath(output)
@@ -103,17 +114,18 @@ def _attention(job: ProbeJob, probe: Probe) -> AttentionReport | None:
     return AttentionReport(tokens, maps)
 
 
-def _runner(
+def _loading(
     model: str | os.PathLike[str] | ModelSpec | BaseModelRunner | Callable[[], BaseModelRunner],
     device: str | int | torch.device | None,
     dtype: str | torch.dtype | None,
     settings: ProbeSettings,
-) -> BaseModelRunner:
+) -> Callable[[], BaseModelRunner]:
+    """What loads the model."""
     if isinstance(model, BaseModelRunner):
-        return model
+        return lambda: model
     if callable(model):
-        return model()
-    return load_model(model, device, dtype=dtype, attentions=settings.wants_maps, head=False)
+        return model
+    return partial(load_model, model, device, dtype=dtype, attentions=settings.wants_maps, head=False)
 
 
 def _settings(asked: dict[str, object]) -> ProbeSettings:

@@ -57,6 +57,22 @@ def read_texts(path: str | os.PathLike[str], columns: Columns = Columns()) -> It
         yield columns.example(row, place)
 
 
+@dataclass(frozen=True)
+class TextFile:
+    """A file of texts, to be gone over as often as one likes; standard input (`-`) once."""
+
+    path: str
+    columns: Columns = Columns()
+
+    def __post_init__(self) -> None:
+        """Raises NotFoundError where there is no such file."""
+        if self.path != "-" and not os.path.isfile(self.path):
+            raise NotFoundError(f"{self.path} can't be read: there is no such file")
+
+    def __iter__(self) -> Iterator[Example]:
+        return read_texts(self.path, self.columns)
+
+
 def read_labels(path: str | os.PathLike[str], column: str) -> list[str]:
     """What stands in a column, as text. Raises NotFoundError, UsageError."""
     _check_has_columns(path)

@@ -1,0 +1,70 @@
+"""On Ray: the same bytes as one process writes, also when an actor is killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mlload
+from mlload import load_model, probe_layers
+
+PROGRAM = """
+import os, signal, sys, threading, time, warnings
+from pathlib import Path
+import mlload, ray
+model, plain, out = sys.argv[1:]
+texts = [" ".join(["the bank of a river"] * (number % 9 + 1)) for number in range(160)]
+asked = {"pool": "none", "texts_per_shard": 8, "batch_tokens": 64, "device": "cpu"}
+mlload.probe_layers(model, texts, output=plain, **asked)
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+
+def kill():
+    from ray.util.state import list_actors
+    while not list(Path(out).glob("progress/*.json")):
+        time.sleep(0.02)
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        if b"ray::" in line.read_bytes() and b"_Actor" in line.read_bytes() or b"MapWorker" in line.read_bytes():
+            os.kill(int(line.parent.name), signal.SIGKILL)
+            print("killed", flush=True)
+            return
+
+if os.environ.get("KILL"):
+    threading.Thread(target=kill, daemon=True).start()
+mlload.probe_layers(model, texts, output=out, actors=2, **asked)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", ["", "1"])
+def test_the_files_are_those_of_one_process(tiny_model: Callable[[str], Path], tmp_path: Path, kill: str) -> None:
+    pytest.importorskip("ray", reason="the ray extra")
+    env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "KILL": kill}
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, tiny_model("mbert"), tmp_path / "plain", tmp_path / "ray"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert ("killed" in done.stdout) == bool(kill)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "plain").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ray").iterdir()} == files
+
+
+def test_what_actors_can_not_share(tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="the ray extra")
+    with pytest.raises(mlload.UsageError, match="these can be read once; give a file, or a list"):
+        probe_layers("tiny", iter(["a"]), output=tmp_path / "out", actors=2)
+    with pytest.raises(mlload.UsageError, match="give it: --output DIR"):
+        probe_layers("tiny", ["a"], actors=2)
+    with pytest.raises(mlload.UsageError, match="give its name, not a runner"):
+        probe_layers(load_model(tiny_model("mbert"), device="cpu"), ["a"], output=tmp_path / "out", actors=2)
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.path", [path for path in sys.path if "site-packages" not in path])
+    for module in [each for each in sys.modules if each.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(mlload.MissingDependencyError, match=r'pip install "mlload\[ray\]"'):
+        probe_layers("tiny", ["a"], output=tmp_path / "out", actors=2)
