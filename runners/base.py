@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..loader.errors import UsageError
 from ..loader.execution.model_class import class_with
 from ..loader.inputs import load_tokenizer
-from ..loader.loading import LoadedModel
+from ..loader.planned import LoadedModel
 from ..loader.registry import ModelSpec
 from ..loader.settings import Head, ModelLoadingConfig
 from .conventions import find_convention

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..loader.errors import UsageError
 from ..loader.execution.model_class import class_with
-from ..loader.loading import LoadedModel, load
+from ..loader.loading import load
+from ..loader.planned import LoadedModel
 from ..loader.settings import Head
 from .base import BaseModelRunner, beside, given
 from .outputs import ModelOutputs

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..loader.loading import LoadedModel, load
+from ..loader.loading import load
+from ..loader.planned import LoadedModel
 from ..loader.settings import Head
 from .base import BaseModelRunner, beside, given
 from .outputs import ModelOutputs

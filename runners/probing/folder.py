@@ -14,7 +14,7 @@ from typing import Any
 from ...loader.errors import InvalidCheckpointError, UsageError
 from ...loader.sources.local import read_small
 from ...loader.strict_json import parse_object
-from ...loader.writing import remove, replacing, sweep
+from ...loader.writing import remove, sweep, write_whole
 from .formats import Format
 from .identity import differing
 from .statistics import Sums
@@ -151,8 +151,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:
-    with replacing(path) as descriptor:
-        os.write(descriptor, (json.dumps(content, indent=1) + "\n").encode())
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ...loader.errors import MlloadError
-from ...loader.writing import replacing, replacing_with
+from ...loader.writing import replacing, replacing_with, scratch_file
 from ..base import BaseModelRunner
 from .background import BackgroundWriter
 from .encoding import Encoded, TokenChoice, encode
@@ -132,8 +131,8 @@ def _file_for(path: Path, *, is_final: bool) -> Iterator[tuple[int, Path]]:
         with replacing(path) as descriptor:
             yield descriptor, path
     else:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".raw-", suffix=".tmp") as file:
-            yield file.fileno(), Path(file.name)
+        with scratch_file(path) as scratch:
+            yield scratch
 
 
 class _Shard:
