@@ -106,25 +106,33 @@ class OutputFolder:
             return
         content = {"schema": SCHEMA, **self._job, "texts": sum(line.texts for line in lines), "layers": layers}
         _write(self.path / INDEX, {**content, "shards": [asdict(line) for line in lines]})
-        remove(self.path / _PROGRESS)
-        remove(self.path / _JOB)
+        self._forget_job()
 
     def _take(self) -> None:
+        for unborn in self.path.glob(f".{_JOB}-*.tmp"):  # of a job that was killed as it began
+            remove(unborn)
         index, job = self.path / INDEX, self.path / _JOB
-        if index.exists() or job.exists():
-            content = read_index(self.path) if index.exists() else _read(job)
-            changed = differing(self._job, {key: content.get(key) for key in self._job})
-            if changed:
-                raise UsageError(f"{self.path} holds another probe: its {' and '.join(changed)} differ", hint="name another folder")
-            self.is_complete = index.exists()
-            self._done = dict(enumerate(map(ShardLine.from_json, content["shards"]))) if index.exists() else dict(self._remembered())
-            sweep(self.path)
-            for scratch in self.path.glob(".*.tmp/"):
-                remove(scratch)
+        if not index.exists() and not job.exists():
+            if any(self.path.iterdir()):
+                raise UsageError(f"{self.path} holds something else", hint="name a folder that is empty or not there")
+            _write(job, self._job)
             return
-        if any(self.path.iterdir()):
-            raise UsageError(f"{self.path} holds something else", hint="name a folder that is empty or not there")
-        _write(job, self._job)
+        self.is_complete = index.exists()
+        content = read_index(self.path) if self.is_complete else _read(job)
+        changed = differing(self._job, {key: content.get(key) for key in self._job})
+        if changed:
+            raise UsageError(f"{self.path} holds another probe: its {' and '.join(changed)} differ", hint="name another folder")
+        self._done = dict(enumerate(map(ShardLine.from_json, content["shards"]))) if self.is_complete else dict(self._remembered())
+        sweep(self.path)
+        for scratch in self.path.glob(".*.tmp/"):
+            remove(scratch)
+        if self.is_complete:
+            self._forget_job()
+
+    def _forget_job(self) -> None:
+        """Take away what only a running job needs."""
+        remove(self.path / _PROGRESS)
+        remove(self.path / _JOB)
 
     def _remembered(self) -> Iterator[tuple[int, ShardLine]]:
         for path in sorted((self.path / _PROGRESS).glob("*.json")):

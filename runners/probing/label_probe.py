@@ -43,17 +43,22 @@ class LabelReport:
     scores: tuple[LabelScore, ...]
 
 
+def check_labels(*, pooling: str, tokens: str | None) -> None:
+    """Raises UsageError where rows are not one a text, MissingDependencyError without scikit-learn."""
+    if find_spec("sklearn") is None:
+        raise MissingDependencyError("a probe for labels needs scikit-learn", hint='pip install "mlload[probe]"')
+    if pooling == "none" or tokens is not None:
+        raise UsageError("labels are of texts, but rows are of tokens", hint="--pool mean makes one row a text")
+
+
 def label_probe(probe: Probe, labels: Sequence[str | None]) -> LabelReport:
     """A logistic regression on standardized rows for every kept layer, in stratified folds; the same numbers every time.
 
     Raises UsageError where rows are not one a text, or a label is too rare; MissingDependencyError without scikit-learn.
     """
-    if find_spec("sklearn") is None:
-        raise MissingDependencyError("a probe for labels needs scikit-learn", hint='pip install "mlload[probe]"')
     import numpy
 
-    if probe.index["pooling"] == "none" or probe.index["tokens"] is not None:
-        raise UsageError("labels are of texts, but rows are of tokens", hint="--pool mean makes one row a text")
+    check_labels(pooling=probe.index["pooling"], tokens=probe.index["tokens"])
     whole = numpy.array([label is not None for label in labels])
     whole &= probe[probe.names[0]].tensor().isfinite().all(dim=1).numpy()
     chosen = numpy.array([str(label) for label in labels])[whole]

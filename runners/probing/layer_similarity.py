@@ -26,14 +26,19 @@ class LayerSimilarity:
     matrix: tuple[tuple[float | None, ...], ...]
 
 
+def check_similarity(how: str) -> None:
+    """Raises UsageError for a measure that is none."""
+    if how not in MEASURES:
+        raise UsageError(f"unknown similarity '{how}'", hint=did_you_mean(how, MEASURES) or f"known: {', '.join(MEASURES)}")
+
+
 def layer_similarity(probe: Probe, how: str = "cosine") -> LayerSimilarity:
     """Every layer compared with every other, on at most 1,024 rows.
 
     `cosine`: of a row in one layer with the same row in the other, averaged. `cka`: linear centered kernel alignment, unbiased, which
     sees whether rows lie alike, whatever their basis and scale. Raises UsageError for another word, or for too few rows.
     """
-    if how not in MEASURES:
-        raise UsageError(f"unknown similarity '{how}'", hint=did_you_mean(how, MEASURES) or f"known: {', '.join(MEASURES)}")
+    check_similarity(how)
     names = tuple(name for name in probe.names if "attentions" not in name)
     rows = {name: _sampled(probe, name) for name in names}
     there = torch.stack([each.isfinite().all(dim=1) for each in rows.values()]).all(dim=0)

@@ -17,8 +17,8 @@ from ..models import load_model
 from .folder import OutputFolder
 from .formats import find_format
 from .job import ProbeJob, Progress
-from .label_probe import label_probe
-from .layer_similarity import FEWEST_ROWS, layer_similarity
+from .label_probe import check_labels, label_probe
+from .layer_similarity import FEWEST_ROWS, check_similarity, layer_similarity
 from .pictures import check_picture, draw
 from .ray_engine import check_ray, run_on_ray
 from .reader import Probe, open_probe
@@ -66,11 +66,15 @@ def probe_layers(
     shape.writer()  # its package is missed now, or never
     if plot is not None:
         check_picture(Path(plot))
+    if similarity is not None:
+        check_similarity(similarity)
     texts = [texts] if isinstance(texts, str) else texts
     load = _loading(model, device, dtype, settings)
     if actors is not None:
-        check_ray(texts, load, output)
+        check_ray(texts, model, output)
     job = ProbeJob(load(), settings)
+    if labels is not None:
+        check_labels(pooling=job.recorder.pool, tokens=settings.tokens)
     heard = Progress(progress or (lambda texts: None))
     looks = (labels, similarity, plot) != (None, None, None)
     with ExitStack() as scratch:  # states that are only looked at are not kept

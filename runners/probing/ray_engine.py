@@ -6,7 +6,6 @@ A shard is the unit of work: an actor that dies costs the shard that it was at, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,13 +21,13 @@ from .windows import Window
 Load = Callable[[], BaseModelRunner]
 
 
-def check_ray(texts: Iterable[str | Example], load: Load, output: object) -> None:
+def check_ray(texts: Iterable[str | Example], model: object, output: object) -> None:
     """Raises MissingDependencyError without Ray, UsageError for what several processes can't share."""
     if find_spec("ray") is None:
         raise MissingDependencyError("the ray engine needs Ray", hint='pip install "mlload[ray]"')
     if isinstance(texts, Iterator) or (isinstance(texts, TextFile) and texts.path == "-"):
         raise UsageError("every actor goes over the texts for itself, and these can be read once", hint="give a file, or a list")
-    if not isinstance(load, partial):
+    if isinstance(model, BaseModelRunner):
         raise UsageError("every actor loads the model for itself", hint="give its name, not a runner")
     if output is None:
         raise UsageError("actors write their shards to a folder", hint="give it: --output DIR")
