@@ -43,10 +43,14 @@ class LabelReport:
     scores: tuple[LabelScore, ...]
 
 
-def check_labels(*, pooling: str, tokens: str | None) -> None:
-    """Raises UsageError where rows are not one a text, MissingDependencyError without scikit-learn."""
+def check_scikit_learn() -> None:
+    """Raises MissingDependencyError without it."""
     if find_spec("sklearn") is None:
         raise MissingDependencyError("a probe for labels needs scikit-learn", hint='pip install "mlload[probe]"')
+
+
+def check_one_row_a_text(*, pooling: str, tokens: str | None) -> None:
+    """Raises UsageError where rows are of tokens."""
     if pooling == "none" or tokens is not None:
         raise UsageError("labels are of texts, but rows are of tokens", hint="--pool mean makes one row a text")
 
@@ -58,7 +62,8 @@ def label_probe(probe: Probe, labels: Sequence[str | None]) -> LabelReport:
     """
     import numpy
 
-    check_labels(pooling=probe.index["pooling"], tokens=probe.index["tokens"])
+    check_scikit_learn()
+    check_one_row_a_text(pooling=probe.index["pooling"], tokens=probe.index["tokens"])
     whole = numpy.array([label is not None for label in labels])
     whole &= probe[probe.names[0]].tensor().isfinite().all(dim=1).numpy()
     chosen = numpy.array([str(label) for label in labels])[whole]

@@ -17,7 +17,7 @@ from ..models import load_model
 from .folder import OutputFolder
 from .formats import find_format
 from .job import ProbeJob, Progress
-from .label_probe import check_labels, label_probe
+from .label_probe import check_one_row_a_text, check_scikit_learn, label_probe
 from .layer_similarity import FEWEST_ROWS, check_similarity, layer_similarity
 from .pictures import check_picture, draw
 from .ray_engine import check_ray, run_on_ray
@@ -68,13 +68,15 @@ def probe_layers(
         check_picture(Path(plot))
     if similarity is not None:
         check_similarity(similarity)
+    if labels is not None:
+        check_scikit_learn()
     texts = [texts] if isinstance(texts, str) else texts
     load = _loading(model, device, dtype, settings)
     if actors is not None:
         check_ray(texts, model, output)
     job = ProbeJob(load(), settings)
     if labels is not None:
-        check_labels(pooling=job.recorder.pool, tokens=settings.tokens)
+        check_one_row_a_text(pooling=job.recorder.pool, tokens=settings.tokens)
     heard = Progress(progress or (lambda texts: None))
     looks = (labels, similarity, plot) != (None, None, None)
     with ExitStack() as scratch:  # states that are only looked at are not kept

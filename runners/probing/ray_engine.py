@@ -5,8 +5,13 @@ A shard is the unit of work: an actor that dies costs the shard that it was at, 
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...loader.errors import MissingDependencyError, UsageError
@@ -38,10 +43,8 @@ def run_on_ray(
 ) -> list[ShardLine]:
     """Compute what `folder` does not hold yet; every actor goes over `texts` for itself, and calls `load`.
 
-    The cores of this machine are shared out among the actors.
+    The cores of this machine are shared out among the actors, on a cluster of their own unless Ray runs already.
     """
-    import ray
-
     lines: dict[int, ShardLine] = {}
     open_windows: list[int] = []
     for window in job.windows(as_examples(texts)):
@@ -53,17 +56,30 @@ def run_on_ray(
             progress.resumed_texts += line.texts
             progress.heard(line.texts)
     if open_windows:
-        started = not ray.is_initialized()
-        if started:
-            ray.init(num_cpus=actors, include_dashboard=False, log_to_driver=False, configure_logging=False)
-        try:
+        with _cluster(actors):
             for number, line in _computed(job.settings, load, texts, folder, open_windows, actors=actors):
                 lines[number] = line
                 progress.heard(line.texts)
-        finally:
-            if started:
-                ray.shutdown()
     return [lines[number] for number in sorted(lines)]
+
+
+@contextmanager
+def _cluster(actors: int) -> Iterator[None]:
+    """Ray: the one that runs, or one on this machine for as long as this lasts, which reports to nobody."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    with TemporaryDirectory(prefix="mlload-ray-", ignore_cleanup_errors=True) as scratch:
+        ray.init(num_cpus=actors, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _temp_dir=scratch)
+        try:
+            with redirect_stdout(sys.stderr):  # where Ray tells of actors that died: the answer is not to have it in it
+                yield
+        finally:
+            ray.shutdown()
 
 
 def _computed(
@@ -73,10 +89,12 @@ def _computed(
     import torch
 
     threads = max(1, torch.get_num_threads() // actors)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     shards = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map(
-        _Actor,
-        concurrency=min(actors, len(numbers)),
+        _Actor,  # pyright: ignore[reportArgumentType]  # a class makes actors, which its type leaves out
+        compute=ray.data.ActorPoolStrategy(size=min(actors, len(numbers))),
         num_cpus=1,
         fn_constructor_kwargs={"settings": settings, "load": load, "texts": texts, "folder": folder, "threads": threads},
     )

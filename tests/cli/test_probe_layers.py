@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -55,16 +54,16 @@ def test_wrong_options_get_one_line(run: Run, options: list[str], code: int, wor
 def test_interrupted_it_leaves_nothing_half_and_goes_on(tmp_path: Path) -> None:
     texts = "\n".join("A shard is one of the weight files of a checkpoint." for _ in range(4_000))
     command = [sys.executable, "-m", "mlload", "probe-layers", "tiny", "--output", tmp_path / "out", "--texts-per-shard", "8"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ)
-    assert process.stdin is not None
-    process.stdin.write(texts.encode())
-    process.stdin.close()
-    done = tmp_path / "out" / "progress" / "00001.json"
-    while not done.exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        process.stdin.write(texts.encode())
+        process.stdin.close()
+        done = tmp_path / "out" / "progress" / "00001.json"
+        while not done.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
     assert not [path for path in (tmp_path / "out").iterdir() if path.suffix == ".tmp"]
     with pytest.raises(mlload.UsageError, match="the job is not done: run it again, and it goes on"):
         mlload.open_probe(tmp_path / "out")

@@ -14,40 +14,35 @@ import mlload
 from mlload import load_model, probe_layers
 
 PROGRAM = """
-import os, signal, sys, threading, time, warnings
+import os, signal, sys, threading, time
 from pathlib import Path
-import mlload, ray
+import mlload
 model, plain, out = sys.argv[1:]
 texts = [" ".join(["the bank of a river"] * (number % 9 + 1)) for number in range(160)]
 asked = {"pool": "none", "texts_per_shard": 8, "batch_tokens": 64, "device": "cpu"}
 mlload.probe_layers(model, texts, output=plain, **asked)
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
 
 def kill():
-    from ray.util.state import list_actors
     while not list(Path(out).glob("progress/*.json")):
         time.sleep(0.02)
     for line in Path("/proc").glob("[0-9]*/cmdline"):
-        if b"ray::" in line.read_bytes() and b"_Actor" in line.read_bytes() or b"MapWorker" in line.read_bytes():
+        if line.read_bytes().startswith(b"ray::MapWorker"):
             os.kill(int(line.parent.name), signal.SIGKILL)
-            print("killed", flush=True)
+            os.write(1, b"killed\n")
             return
 
-if os.environ.get("KILL"):
-    threading.Thread(target=kill, daemon=True).start()
+threading.Thread(target=kill, daemon=True).start()
 mlload.probe_layers(model, texts, output=out, actors=2, **asked)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kill", ["", "1"])
-def test_the_files_are_those_of_one_process(tiny_model: Callable[[str], Path], tmp_path: Path, kill: str) -> None:
+def test_an_actor_that_is_killed_costs_a_retry(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the ray extra")
-    env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "KILL": kill}
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, tiny_model("mbert"), tmp_path / "plain", tmp_path / "ray"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert ("killed" in done.stdout) == bool(kill)
+    assert done.stdout == "killed\n"
     files = {path.name: path.read_bytes() for path in (tmp_path / "plain").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "ray").iterdir()} == files
 
