@@ -104,6 +104,7 @@ class OutputFolder:
             if len(lines) != len(self._done):
                 raise UsageError(f"{self.path} holds states of more texts than these", hint="name another folder")
             return
+        self._sweep()  # of actors that died meanwhile
         content = {"schema": SCHEMA, **self._job, "texts": sum(line.texts for line in lines), "layers": layers}
         _write(self.path / INDEX, {**content, "shards": [asdict(line) for line in lines]})
         self._forget_job()
@@ -123,11 +124,15 @@ class OutputFolder:
         if changed:
             raise UsageError(f"{self.path} holds another probe: its {' and '.join(changed)} differ", hint="name another folder")
         self._done = dict(enumerate(map(ShardLine.from_json, content["shards"]))) if self.is_complete else dict(self._remembered())
+        self._sweep()
+        if self.is_complete:
+            self._forget_job()
+
+    def _sweep(self) -> None:
+        """Take away what writers left that are dead."""
         sweep(self.path)
         for scratch in self.path.glob(".*.tmp/"):
             remove(scratch)
-        if self.is_complete:
-            self._forget_job()
 
     def _forget_job(self) -> None:
         """Take away what only a running job needs."""

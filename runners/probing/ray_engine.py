@@ -73,11 +73,11 @@ def _cluster(actors: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    with TemporaryDirectory(prefix="mlload-ray-", ignore_cleanup_errors=True) as scratch:
+    # Ray tells on stdout of actors that died, and the answer is not to have that in it.
+    with redirect_stdout(sys.stderr), TemporaryDirectory(prefix="mlload-ray-", ignore_cleanup_errors=True) as scratch:
         ray.init(num_cpus=actors, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, _temp_dir=scratch)
         try:
-            with redirect_stdout(sys.stderr):  # where Ray tells of actors that died: the answer is not to have it in it
-                yield
+            yield
         finally:
             ray.shutdown()
 

@@ -28,7 +28,7 @@ def kill():
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         if line.read_bytes().startswith(b"ray::MapWorker"):
             os.kill(int(line.parent.name), signal.SIGKILL)
-            os.write(1, b"killed\n")
+            os.write(1, b"killed")
             return
 
 threading.Thread(target=kill, daemon=True).start()
@@ -42,7 +42,7 @@ def test_an_actor_that_is_killed_costs_a_retry(tiny_model: Callable[[str], Path]
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, tiny_model("mbert"), tmp_path / "plain", tmp_path / "ray"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout == "killed\n"
+    assert done.stdout == "killed"
     files = {path.name: path.read_bytes() for path in (tmp_path / "plain").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "ray").iterdir()} == files
 
