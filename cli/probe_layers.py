@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .options import Debug, Device, Dtype, Json, Model, Quantize, Resident, TrustRemoteCode
 from .output import print_json, print_tables
@@ -71,7 +71,7 @@ def probe_layers(
     """Run texts through a model: a table of its layers, and their hidden states in a folder."""
     del debug  # read where errors are turned into lines
     texts = _texts(text, file, column=column, span_column=span_column)
-    looks = _looks(_labels(file, labels), similarity, plot)
+    looks = {"labels": _labels(file, labels), "similarity": similarity, "plot": plot}
     from ..loader.settings import parse_bytes
     from ..runners.models import load_model
     from ..runners.probing.probe import probe_layers as probe
@@ -122,13 +122,6 @@ def _texts(texts: list[str] | None, file: str | None, *, column: str, span_colum
     if file is None and sys.stdin.isatty():
         raise UsageError("there is no text", hint='give --text "...", --file, or a text a line on standard input')
     return TextFile(file or "-", Columns(column, span_column))
-
-
-def _looks(labels: list[str] | None, similarity: str | None, plot: str | None) -> dict[str, Any]:
-    """What is made of the states: a picture on the terminal shows how alike layers are, as one in a file does."""
-    if plot == "-":
-        return {"labels": labels, "similarity": similarity or "cosine"}
-    return {"labels": labels, "similarity": similarity, "plot": plot}
 
 
 def _actors(engine: str, count: int) -> int | None:

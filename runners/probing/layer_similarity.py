@@ -45,7 +45,7 @@ def layer_similarity(probe: Probe, how: str = "cosine") -> LayerSimilarity:
     taken = {name: each[there] for name, each in rows.items()}
     count = int(there.sum())
     if count < FEWEST_ROWS:
-        raise UsageError(f"{count} rows are too few to compare layers", hint="give more texts, or --pool none")
+        raise UsageError(f"{count} of the {FEWEST_ROWS} rows that it takes to compare layers", hint="give more texts, or --pool none")
     return LayerSimilarity(how, count, names, MEASURES[how](list(taken.values())))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...loader.errors import MissingDependencyError, UsageError
-from ...loader.text import printable
+from ...loader.text import counted, printable
 from ...loader.writing import replacing_with
 from .report import short
 
@@ -43,7 +45,8 @@ def draw(report: ProbeReport, probe: Probe, path: Path) -> None:
         panels.append(partial(_square, report.layer_similarity))
     if report.labels is not None:
         panels.append(partial(_labels, report.labels))
-    panels += [partial(_map, probe, name) for name in maps]
+    tokens = () if report.attention is None else report.attention.tokens
+    panels += [partial(_map, probe, name, tokens) for name in maps]
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     with mpl.rc_context({"svg.hashsalt": "mlload"}):
@@ -51,8 +54,10 @@ def draw(report: ProbeReport, probe: Probe, path: Path) -> None:
         FigureCanvasAgg(figure)
         for number, panel in enumerate(panels, 1):
             panel(figure.add_subplot(rows, columns, number))
-        figure.suptitle(f"{printable(report.reference, limit=60)}: {report.texts:,} texts, {report.pooling} of tokens")
-        with replacing_with(path) as scratch:
+        rows = "each token" if report.pooling == "none" else f"{report.pooling} of tokens"
+        figure.suptitle(f"{printable(report.reference, limit=60)}: {counted(report.texts, 'text')}, {rows}", parse_math=False)
+        with replacing_with(path) as scratch, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of tokens in scripts that the font does not have
             figure.savefig(scratch, format=path.suffix[1:].lower(), dpi=150)
 
 
@@ -86,6 +91,9 @@ def _labels(report: LabelReport, axes: Any) -> None:
     axes.legend(fontsize="small")
 
 
-def _map(probe: Probe, name: str, axes: Any) -> None:
+def _map(probe: Probe, name: str, tokens: Sequence[str], axes: Any) -> None:
     axes.imshow(probe[name][0].float().mean(dim=0).numpy(), cmap="magma", vmin=0)
     axes.set(title=f"{short(name)}, mean of heads", xlabel="token read", ylabel="token")
+    if tokens:
+        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize="x-small", parse_math=False)
+        axes.set_yticks(range(len(tokens)), tokens, fontsize="x-small", parse_math=False)

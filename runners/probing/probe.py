@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ...loader.registry import ModelSpec
 
 
+ON_TERMINAL = "-"  # no file: what a picture shows is in the report
 _MOST_TOKENS_SHOWN = 32
 
 
@@ -56,15 +57,15 @@ def probe_layers(
     `settings` or, by name, its fields: layers, stack, pool, tokens, max_length, batch_tokens, attentions, cross_attentions,
     texts_per_shard. `texts` may be any number: a window of them is in memory at a time. Run again after it was killed, it goes on.
     `model` is what `load_model` takes, a runner, or a function that loads one. `labels`, one a text: a linear probe for them on each
-    layer. `similarity`: `cosine` or `cka` of each layer with each. `plot`: a picture of it all, .png, .svg or .pdf. `actors`: so many
-    processes compute, on Ray; the files that they write are the same.
+    layer. `similarity`: `cosine` or `cka` of each layer with each. `plot`: a picture of it all, .png, .svg or .pdf; with `-` the report
+    alone has what a picture shows. `actors`: so many processes compute, on Ray; the files that they write are the same.
 
     Raises UsageError for what is unknown or does not go together, and whatever loading raises.
     """
     settings = settings or _settings(asked)
     shape = find_format(format)
     shape.writer()  # its package is missed now, or never
-    if plot is not None:
+    if plot is not None and plot != ON_TERMINAL:
         check_picture(Path(plot))
     if similarity is not None:
         check_similarity(similarity)
@@ -93,7 +94,8 @@ def probe_layers(
         report = probe_report(job, lines, heard, output=where, format=None if output is None else format)
         if kept is None or not looks:
             return report
-        return replace(_looked_at(report, open_probe(kept), labels, similarity, plot), attention=_attention(job, open_probe(kept)))
+        probe = open_probe(kept)
+        return _looked_at(replace(report, attention=_attention(job, probe)), probe, labels, similarity, plot)
 
 
 def _looked_at(
@@ -106,7 +108,7 @@ def _looked_at(
         report = replace(report, layer_similarity=layer_similarity(probe, similarity or "cosine"))
     if labels is not None:
         report = replace(report, labels=label_probe(probe, labels))
-    if plot is not None:
+    if plot is not None and plot != ON_TERMINAL:
         draw(report, probe, Path(plot))
     return report
 

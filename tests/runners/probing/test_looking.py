@@ -86,9 +86,17 @@ def test_a_picture_of_everything(tiny_model: Models, tmp_path: Path, ending: str
     assert all(sum(line) == pytest.approx(1, abs=1e-5) for line in report.attention.maps["decoder.cross_attentions.2"])
 
 
+def test_what_a_picture_shows_without_one(tiny_model: Models) -> None:
+    runner = load_model(tiny_model("mbert"), device="cpu")
+    report = probe_layers(runner, PLACES[0], pool="mean", attentions=True, plot="-")
+    assert report.layer_similarity is None  # of one row
+    assert report.attention is not None
+    assert probe_layers(runner, PLACES[0], pool="none", plot="-").layer_similarity is not None
+
+
 REFUSED = {
     "similarity": ({"similarity": "cosin"}, "unknown similarity 'cosin'; did you mean 'cosine'"),
-    "few-rows": ({"similarity": "cka", "pool": "mean"}, "2 rows are too few to compare layers"),
+    "few-rows": ({"similarity": "cka", "pool": "mean"}, "2 of the 4 rows that it takes to compare layers; give more"),
     "tokens": ({"labels": ["a", "b"], "pool": "none"}, "rows are of tokens; --pool mean"),
     "one-label": ({"labels": ["a", "a"], "pool": "mean"}, "label 'a' is on 2 of 2 texts; two labels or more"),
     "count": ({"labels": ["a"], "pool": "mean"}, "there are 1 labels for 2 texts"),
