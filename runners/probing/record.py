@@ -91,6 +91,8 @@ def make_recorder(runner: BaseModelRunner, settings: ProbeSettings) -> Recorder:
             kept += _kept_of(outputs, states, name, settings, prefix=f"{name}." if isinstance(runner, Seq2SeqModelRunner) else "")
     if not kept:
         raise UsageError(f"{type(runner.model).__name__} gives no hidden states{f' of a stack called {stack}' if stack else ''}")
+    if settings.cross_attentions and all(each.maps != "cross_attentions" for each in kept):
+        raise UsageError("there are no cross-attentions to keep", hint="the decoder's layers of a seq2seq model have them")
     return Recorder(runner, tuple(kept), pool, stack, dtype)
 
 
