@@ -86,6 +86,33 @@ torch.save(torch.nn.functional.normalize(states[:, -1], dim=1), sys.argv[4])
 print(json.dumps({"seconds": seconds, "cpu_seconds": worked, "over_model": resident("VmHWM") - before}))
 """
 
+# Loads, computes a few texts, forgets its peak of memory, and goes over so many texts, which are made as they are asked for.
+LONG = r"""
+import json, random, sys, tempfile, time
+folder, pool, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+import mlload
+
+def resident(key):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+def texts(count):
+    rng = random.Random(0)
+    for _ in range(count):
+        yield " ".join(rng.choices(["shard", "tensor", "layer", "header", "checkpoint"], k=rng.randint(1, 20)))
+
+runner = mlload.load_model(folder, device="cpu", dtype="float32", attentions=False, head=False)
+asked = {"pool": pool, "layers": "0,-1"}
+with tempfile.TemporaryDirectory() as out:
+    mlload.probe_layers(runner, texts(64), output=out + "/first", **asked)
+    before = resident("VmRSS")
+    open("/proc/self/clear_refs", "w").write("5")
+    begun = time.perf_counter()
+    report = mlload.probe_layers(runner, texts(count), output=out + "/states", **asked)
+    seconds = time.perf_counter() - begun
+print(json.dumps({"seconds": seconds, "waited": report.seconds["write"], "over_model": resident("VmHWM") - before}))
+"""
+
 
 def minilm() -> Path | None:
     """The folder of the real model, if it is here."""
@@ -145,14 +172,40 @@ def measure(texts: int = 1_000, runs: int = 3, only: Sequence[str] = ()) -> Iter
         yield f"| {engine} | {rate:.0f} | {worked:.0f} | {memory:.0f} | {rate / base:.1f} | {float(off.abs().max()):.1e} | {relative:.2%} |"
 
 
+def measure_long(counts: Sequence[int] = (1_000, 100_000)) -> Iterator[str]:
+    """A Markdown table: what a long corpus takes beside a short one."""
+    folder = minilm()
+    if folder is None:
+        return
+    yield ""
+    yield "Embeddings and last layer of short texts (1 to 20 words), float32, written to the disk:"
+    yield ""
+    yield "| pooling | texts | texts a second | MiB over the loaded model | time that waits for the disk |"
+    yield "|---|---|---|---|---|"
+    for pool in ("mean", "none"):
+        for count in counts:
+            command = [sys.executable, "-c", LONG, str(folder), pool, str(count)]
+            found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+            waited, memory = found["waited"] / found["seconds"], found["over_model"] / 2**20
+            yield f"| {pool} | {count:,} | {count / found['seconds']:.0f} | {memory:.0f} | {waited:.1%} |"
+
+
+def measure_all() -> Iterator[str]:
+    """Both tables."""
+    yield from measure()
+    yield from measure_long()
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=1_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", action="append", default=[], choices=engines())
+    parser.add_argument("--long", type=int, nargs="+", default=[], help="memory at so many texts each, and nothing else")
     asked = parser.parse_args()
-    for line in measure(asked.texts, asked.runs, asked.only):
+    lines = measure_long(asked.long) if asked.long else measure(asked.texts, asked.runs, asked.only)
+    for line in lines:
         sys.stdout.write(line + "\n")
 
 
