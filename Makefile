@@ -33,9 +33,9 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,mlx,quantize]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,mlx,quantize,ray]"
 	touch $@
 
 .venv/installed-bench: .venv/installed-dev
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,bench,mlx,quantize]"
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,bench,mlx,quantize,ray]"
 	touch $@

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .loader.plan import (
         LoadPlan,
     )
+    from .loader.registry import ModelSpec
     from .loader.settings import (
         Backend,
         LoadingStrategy,
@@ -59,7 +60,16 @@ if TYPE_CHECKING:
         QuantizationConfig,
         QuantizationMethod,
     )
+    from .runners.base import BaseModelRunner
+    from .runners.decoder_only import DecoderModelRunner
+    from .runners.encoder_only import EncoderModelRunner
+    from .runners.models import list_available_models, load_model
+    from .runners.outputs import ModelOutputs
+    from .runners.placement import coerce_device, resolve_dtype
     from .runners.pretrained import PreTrainedCausalLM, PreTrainedVLM
+    from .runners.probing.probe import probe_layers
+    from .runners.probing.reader import open_probe
+    from .runners.seq2seq import Seq2SeqModelRunner
     from .runners.state import StateDict
 
 # Public names and the modules that hold them: imported at first use, so that `import mlload` costs nothing.
@@ -111,6 +121,18 @@ _MODULES = {
     "ModelLoadingConfig": ".loader.settings",
     "QuantizationConfig": ".loader.settings",
     "QuantizationMethod": ".loader.settings",
+    "ModelSpec": ".loader.registry",
+    "load_model": ".runners.models",
+    "list_available_models": ".runners.models",
+    "ModelOutputs": ".runners.outputs",
+    "BaseModelRunner": ".runners.base",
+    "EncoderModelRunner": ".runners.encoder_only",
+    "DecoderModelRunner": ".runners.decoder_only",
+    "Seq2SeqModelRunner": ".runners.seq2seq",
+    "open_probe": ".runners.probing.reader",
+    "probe_layers": ".runners.probing.probe",
+    "resolve_dtype": ".runners.placement",
+    "coerce_device": ".runners.placement",
     "PreTrainedCausalLM": ".runners.pretrained",
     "PreTrainedVLM": ".runners.pretrained",
     "StateDict": ".runners.state",
@@ -120,14 +142,17 @@ __all__ = [
     "AccessDeniedError",
     "ArchitectureConfig",
     "Backend",
+    "BaseModelRunner",
     "BenchGrid",
     "BenchReport",
     "CPUModelLoader",
     "CUDAModelLoader",
     "Checkpoint",
+    "DecoderModelRunner",
     "DiffReport",
     "DoesNotFitError",
     "DynamicModel",
+    "EncoderModelRunner",
     "ForwardState",
     "InferenceState",
     "InspectReport",
@@ -144,6 +169,8 @@ __all__ = [
     "ModelLoader",
     "ModelLoaderFactory",
     "ModelLoadingConfig",
+    "ModelOutputs",
+    "ModelSpec",
     "NetworkError",
     "NotFoundError",
     "PreTrainedCausalLM",
@@ -152,12 +179,14 @@ __all__ = [
     "QuantizationMethod",
     "QuantizedModelLoader",
     "RopeScaling",
+    "Seq2SeqModelRunner",
     "StandardModelLoader",
     "StateDict",
     "ThresholdExceededError",
     "UsageError",
     "__version__",
     "bench_load",
+    "coerce_device",
     "compute_embedding",
     "compute_head",
     "compute_layer",
@@ -165,9 +194,14 @@ __all__ = [
     "detect_architecture_from_tensors",
     "diff",
     "inspect",
+    "list_available_models",
+    "load_model",
     "load_model_and_tokenizer",
     "logit_lens",
+    "open_probe",
     "partial_forward",
+    "probe_layers",
+    "resolve_dtype",
 ]
 
 if not TYPE_CHECKING:  # hidden from the type checker, which would otherwise take every misspelt name for one of these

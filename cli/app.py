@@ -10,6 +10,7 @@ from .bench_load import bench_load
 from .inspect import inspect
 from .load import load
 from .partial_forward import partial_forward
+from .probe_layers import probe_layers
 
 app = typer.Typer(
     name="mlload",
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(inspect)
 app.command()(load)
+app.command("probe-layers")(probe_layers)
 app.command("bench-load")(bench_load)
 app.command("partial-forward")(partial_forward)
 

@@ -56,3 +56,23 @@ def run_progress() -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bars:
         task = bars.add_task("", total=None)
         yield lambda label, done, total: bars.update(task, description=printable(label), completed=done, total=total, refresh=True)
+
+
+@contextmanager
+def text_progress(count: Callable[[], int | None]) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and time left while texts are computed, of as many as `count` says; silent where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda texts: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("texts"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("texts", total=count(), rate="")
+
+        def heard(texts: int) -> None:
+            speed = bars.tasks[task].speed
+            bars.update(task, advance=texts, rate="" if speed is None else f"{speed:,.0f} a second")
+
+        yield heard

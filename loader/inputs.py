@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .checkpoint import Checkpoint
@@ -18,14 +20,21 @@ def gguf_file(checkpoint: Checkpoint) -> str | None:
     return checkpoint.shards[0] if checkpoint.format == "gguf" else None
 
 
-def load_tokenizer(folder: Path, *, gguf_file: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`, or in a GGUF file there. Raises InvalidCheckpointError where there is none, or none that can be read."""
+def load_tokenizer(
+    folder: Path, *, gguf_file: str | None = None, trust_remote_code: bool = False, options: Mapping[str, object] = MappingProxyType({})
+) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`, or in a GGUF file there; `options` are for its class.
+
+    Raises InvalidCheckpointError where there is none, or none that can be read.
+    """
     from transformers import AutoTokenizer
 
     from .execution.model_class import refusals
 
     with refusals("a tokenizer", file=gguf_file or "tokenizer files", hint="copy them from where the weights came from"):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True, gguf_file=gguf_file)
+        return AutoTokenizer.from_pretrained(
+            folder, **{**options, "trust_remote_code": trust_remote_code, "local_files_only": True, "gguf_file": gguf_file}
+        )
 
 
 def load_processor(folder: Path, *, trust_remote_code: bool = False) -> ProcessorMixin:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,16 +113,18 @@ def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool, checkpoint: Ch
 
 def _planned(opened: _Opened, settings: ModelLoadingConfig) -> PlannedLoad:
     from .execution import gguf_model
+    from .execution.candidates import candidates, first_filled
 
     checkpoint, rules = opened.checkpoint, opened.rules
     with phase(opened.seconds, "import"):  # the class's own module, and what it stands on
         class_and_config = _class_and_config(opened, settings)
     with phase(opened.seconds, "plan"):
-        skeleton = _build_skeleton(opened, settings, *class_and_config)
+        skeletons = (_build_skeleton(opened, settings, *each) for each in candidates(settings.head, *class_and_config))
         if gguf_file(checkpoint) is not None:
-            plan = gguf_model.dequantizing_plan(checkpoint, skeleton, opened.weights, opened.device)
+            plan_of = partial(gguf_model.dequantizing_plan, checkpoint, folder=opened.weights, device=opened.device)
         else:
-            plan = make_plan(checkpoint.tensors, skeleton)
+            plan_of = partial(make_plan, checkpoint.tensors)
+        skeleton, plan = first_filled(skeletons, plan_of)
         check_plan(plan, skeleton, checkpoint, allow_missing=settings.allow_missing)
     strategy = _strategy(settings, rules)
     one_by_one = strategy in (LoadingStrategy.LOW_MEMORY, LoadingStrategy.STREAMING)

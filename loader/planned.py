@@ -50,6 +50,7 @@ class LoadedModel:
     """
 
     reference: str
+    checkpoint: Checkpoint
     model: PreTrainedModel
     kind: Kind | None
     folder: Path
@@ -181,6 +182,7 @@ class PlannedLoad:
                     cache.close()
         return LoadedModel(
             reference=str(self.settings.model_name),
+            checkpoint=self.checkpoint,
             model=self.skeleton.model,
             kind=self.checkpoint.architecture.kind,
             folder=self.folder,

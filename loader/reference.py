@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from ..configs import FOLDER, table
+from ..configs import FOLDER
 from .errors import NotFoundError, UsageError
+from .registry import registered_models
 from .text import did_you_mean
 
 # huggingface_hub's rule for repository names: word characters, dots and dashes, at most 96, no `--` or `..`.
@@ -64,14 +65,18 @@ def _looks_like_a_path(text: str) -> bool:
 
 
 def _registered(name: str, revision: str | None) -> LocalReference | HubReference | None:
-    line = table("models").get(name)
-    if line is None:
+    spec = registered_models().get(name)
+    if spec is None:
         return None
-    if "path" in line:
+    path = Path(spec.hf_id)
+    if path.is_absolute():
         if revision:
-            raise UsageError(f"'{name}' ships with mlload and has no revisions")
-        return LocalReference(FOLDER / line["path"])
-    return HubReference(line["hf_id"], revision)
+            raise UsageError(f"'{name}' {'ships with mlload' if FOLDER in path.parents else 'is a folder'} and has no revisions")
+        if not os.path.lexists(path):
+            raise NotFoundError(f"'{name}' is registered at {path}, where nothing is")
+        return LocalReference(path)
+    own, _, fixed = spec.hf_id.partition("@")
+    return _hub_reference(own, revision or fixed or None)
 
 
 def _hub_reference(name: str, revision: str | None) -> HubReference:
@@ -100,9 +105,9 @@ def _parse_page(text: str) -> HubReference:
 
 def is_registered(name: str) -> bool:
     """Whether the registry has a model of that name."""
-    return name in table("models")
+    return name in registered_models()
 
 
 def similar_name(name: str) -> str | None:
     """`did you mean ...?` among the registered names."""
-    return did_you_mean(name, table("models"))
+    return did_you_mean(name, registered_models())

@@ -69,6 +69,19 @@ class CacheMode(Enum):
     ONLY = "only"
 
 
+class Head(Enum):
+    """What the model has on top: OWN is what the checkpoint's own class has, NONE the plain model.
+
+    A head that the checkpoint does not hold is never made up: without it the plain model is taken, or the checkpoint's own class.
+    """
+
+    OWN = "own"
+    NONE = "none"
+    MASKED_LM = "masked-lm"
+    CAUSAL_LM = "causal-lm"
+    SEQ2SEQ_LM = "seq2seq-lm"
+
+
 @dataclass(frozen=True)
 class QuantizationConfig:
     """A method and its parameters; what is None takes the method's own default.
@@ -99,8 +112,9 @@ class ModelLoadingConfig:
     that are loaded together in sum; None for what is free. `max_memory`: the same for each device (0 or "cuda:0") and "cpu".
     `offload_to_cpu`: with a GPU, weights stay on the host, and each unit goes to the device to compute. `loading_workers`: how many tensors
     are read and converted at once, -1 for what suits the backend. `use_safetensors`: False takes the PyTorch files that lie beside, if any
-    do. `attn_implementation` and `use_cache`: None leaves the model's own. `mmap`: False reads files instead of mapping them. `rank`,
-    `world_size`: of this process in distributed training. `llama_pro_path`: a folder of an expanded model, `blk_exp-32-40` in its name.
+    do. `attn_implementation` and `use_cache`: None leaves the model's own. `mmap`: False reads files instead of mapping them. `head`: what
+    the model is to have on top. `rank`, `world_size`: of this process in distributed training. `llama_pro_path`: a folder of an expanded
+    model, `blk_exp-32-40` in its name.
     """
 
     model_name: str | PathLike[str]
@@ -122,6 +136,7 @@ class ModelLoadingConfig:
     trust_remote_code: bool = False
     allow_missing: bool = False
     mmap: bool = True
+    head: Head = Head.OWN
     rank: int = 0
     world_size: int = 1
     llama_pro_path: str | PathLike[str] | None = None
@@ -133,6 +148,8 @@ class ModelLoadingConfig:
             self.backend = choice(Backend, self.backend)
         if isinstance(self.loading_strategy, str):
             self.loading_strategy = choice(LoadingStrategy, self.loading_strategy.replace("-", "_"))
+        if isinstance(self.head, str):
+            self.head = choice(Head, self.head)
         if isinstance(self.quantized_cache, str):
             self.quantized_cache = choice(CacheMode, self.quantized_cache)
         if self.max_memory is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,6 +76,30 @@ def write_all(descriptor: int, content: bytes | memoryview) -> None:
     left = memoryview(content)
     while left:
         left = left[os.write(descriptor, left) :]
+
+
+@contextmanager
+def replacing_with(path: Path) -> Iterator[Path]:
+    """A path beside `path` where a file or a folder is to be made; at the end of the `with` it lies at `path`, on the disk."""
+    scratch = path.with_name(f".{path.name}-{secrets.token_hex(8)}{_SCRATCH}")
+    try:
+        yield scratch
+        for made in (*(scratch.rglob("*") if scratch.is_dir() else ()), scratch):
+            sync(made)
+        os.rename(scratch, path)
+        sync(path.parent)
+    except BaseException:
+        remove(scratch)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, where that can be done."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def is_being_written(path: Path) -> bool:

@@ -23,9 +23,11 @@ Table = Mapping[str, tuple[str, tuple[int, ...]]]
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test keeps anything in the user's own cache."""
+    """No test keeps anything in the user's own cache, or reads the user's own models."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLLOAD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.delenv("MLLOAD_MODELS", raising=False)
         yield
 
 
@@ -148,3 +150,16 @@ def zoo(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
             subprocess.run(command, check=True, capture_output=True, timeout=800)
             being_made.rename(out)
     return out
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with the model of that name of tiny_models.MODELS, which nobody may change."""
+    import tiny_models
+
+    home = tmp_path_factory.mktemp("models")
+
+    def folder(name: str) -> Path:
+        return home / name if (home / name).exists() else tiny_models.save_model(name, home / name)
+
+    return folder

@@ -12,12 +12,14 @@ from conftest import Outcome
 import mlload
 
 PUBLIC = """
-AccessDeniedError ArchitectureConfig Backend BenchGrid BenchReport CPUModelLoader CUDAModelLoader Checkpoint DiffReport DoesNotFitError
-DynamicModel ForwardState InferenceState InspectReport InvalidCheckpointError LayeredModel LlmLayerCollector LoadPlan LoadingStrategy
-MLXModelLoader MPSModelLoader MissingDependencyError MlloadError ModelArchitecture ModelLoader ModelLoaderFactory ModelLoadingConfig
-NetworkError NotFoundError PreTrainedCausalLM PreTrainedVLM QuantizationConfig QuantizationMethod QuantizedModelLoader RopeScaling
-StandardModelLoader StateDict ThresholdExceededError UsageError __version__ bench_load compute_embedding compute_head compute_layer
-detect_architecture detect_architecture_from_tensors diff inspect load_model_and_tokenizer logit_lens partial_forward
+AccessDeniedError ArchitectureConfig Backend BaseModelRunner BenchGrid BenchReport CPUModelLoader CUDAModelLoader Checkpoint
+DecoderModelRunner DiffReport DoesNotFitError DynamicModel EncoderModelRunner ForwardState InferenceState InspectReport
+InvalidCheckpointError LayeredModel LlmLayerCollector LoadPlan LoadingStrategy MLXModelLoader MPSModelLoader MissingDependencyError
+MlloadError ModelArchitecture ModelLoader ModelLoaderFactory ModelLoadingConfig ModelOutputs ModelSpec NetworkError NotFoundError
+PreTrainedCausalLM PreTrainedVLM QuantizationConfig QuantizationMethod QuantizedModelLoader RopeScaling Seq2SeqModelRunner
+StandardModelLoader StateDict ThresholdExceededError UsageError __version__ bench_load coerce_device compute_embedding compute_head
+compute_layer detect_architecture detect_architecture_from_tensors diff inspect list_available_models load_model load_model_and_tokenizer
+logit_lens open_probe partial_forward probe_layers resolve_dtype
 """.split()
 
 INSPECT_KEYS = """
@@ -66,7 +68,19 @@ OPTIONS = {
         --text --ids --input --layers --stack --embedding-only --head --output --topk --save-hidden --logit-lens --plot --skip --repeat
         --generate --resident --dtype --device --attention --trust-remote-code --json --debug --help
     """.split(),
+    "probe-layers": """
+        --text --file --column --span-column --labels --layers --stack --pool --tokens --attentions --cross-attentions
+        --similarity --plot --engine --actors --max-length
+        --batch-tokens --output --format --texts-per-shard --dtype --device --quantize --resident --trust-remote-code --json --debug
+        --help
+    """.split(),
 }
+
+PROBE_KEYS = """
+schema reference revision class_name kind device dtype strategy pooling tokens max_length batch_tokens texts rows read_tokens
+truncated_texts dropped_tokens empty_texts layers maps output format shards resumed_texts seconds
+layer_similarity labels attention
+""".split()
 
 EXIT_CODES = {
     mlload.MlloadError: 1,
@@ -138,3 +152,9 @@ def test_partial_forward_keys(run: Callable[..., Outcome]) -> None:
     answer = run("partial-forward", "tiny", "--text", "A", "--json").json
     assert list(answer) == PARTIAL_KEYS
     assert answer["schema"] == "mlload.partial-forward/1"
+
+
+def test_probe_keys(run: Callable[..., Outcome]) -> None:
+    answer = run("probe-layers", "tiny", "--text", "A", "--json").json
+    assert list(answer) == PROBE_KEYS
+    assert answer["schema"] == "mlload.probe/1"

@@ -16,6 +16,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from ..architecture import Kind
 from ..architecture.config_view import ConfigView
 from ..errors import InvalidCheckpointError, MissingDependencyError, UsageError
+from ..settings import Head
 from ..text import did_you_mean, printable
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ _AUTO_CLASSES = {
     Kind.VISION_LANGUAGE: transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     Kind.VISION_ONLY: transformers.MODEL_MAPPING,
     None: transformers.MODEL_MAPPING,
+}
+_HEADS = {
+    Head.MASKED_LM: (Kind.ENCODER_ONLY,),
+    Head.CAUSAL_LM: (Kind.DECODER_ONLY, Kind.VISION_LANGUAGE),
+    Head.SEQ2SEQ_LM: (Kind.SEQ2SEQ,),
+    Head.NONE: (),
 }
 _FLOATS = ("Infinity", "-Infinity", "NaN")
 # Keys that would make transformers run or fetch something, or that say how an earlier load went.
@@ -85,6 +92,18 @@ def model_class_and_config(
     if not _is_model(model_class):
         raise UsageError(f"transformers has no {kind.value if kind else 'known'} class for model type '{printable(model_type)}'")
     return model_class, _fitting(built, model_class, content)
+
+
+def classes_with(head: Head, own: type[PreTrainedModel], config: PretrainedConfig) -> list[type[PreTrainedModel]]:
+    """The classes to choose from, best first: the one with that head, the plain model, the checkpoint's own."""
+    wanted = [] if head is Head.OWN else [class_with(head, config), _AUTO_CLASSES[None].get(type(config), None)]
+    return list(dict.fromkeys(each for each in (*wanted, own) if _is_model(each)))
+
+
+def class_with(head: Head, config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    """The class that has that head, None where transformers has none for such a config."""
+    found = (_AUTO_CLASSES[kind].get(type(config), None) for kind in _HEADS[head])
+    return next((each for each in found if _is_model(each)), None)
 
 
 def _is_model(value: object) -> TypeGuard[type[PreTrainedModel]]:
