@@ -26,7 +26,7 @@ def partial_tables(report: PartialReport) -> Iterator[RenderableType]:
         yield _candidates(top.tokens)
     for number in dict.fromkeys(line.prompt for line in report.lens):
         yield from _prompt(report, number)
-        yield _lens([line for line in report.lens if line.prompt == number])
+        yield lens_table([line for line in report.lens if line.prompt == number])
     yield _facts(report)
 
 
@@ -65,7 +65,8 @@ def _candidates(tokens: Sequence[Candidate]) -> Table:
     return table
 
 
-def _lens(lines: Sequence[LensLine]) -> Table:
+def lens_table(lines: Sequence[LensLine]) -> Table:
+    """A row for each layer, the likeliest token first."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("after", justify="right")
     for place in range(max(len(line.tokens) for line in lines)):

@@ -20,6 +20,7 @@ from .probe_options import (
     Format,
     Labels,
     Layers,
+    Lens,
     MaxLength,
     Output,
     Plot,
@@ -53,6 +54,7 @@ def probe_layers(
     cross_attentions: CrossAttentions = False,
     similarity: Similarity = None,
     plot: Plot = None,
+    logit_lens: Lens = False,
     max_length: MaxLength = None,
     batch_tokens: BatchTokens = None,
     engine: Engine = "local",
@@ -71,7 +73,7 @@ def probe_layers(
     """Run texts through a model: a table of its layers, and their hidden states in a folder."""
     del debug  # read where errors are turned into lines
     texts = _texts(text, file, column=column, span_column=span_column)
-    looks = {"labels": _labels(file, labels), "similarity": similarity, "plot": plot}
+    looks = {"labels": _labels(file, labels), "similarity": similarity, "plot": plot, "logit_lens": logit_lens}
     from ..loader.settings import parse_bytes
     from ..runners.models import load_model
     from ..runners.probing.probe import probe_layers as probe

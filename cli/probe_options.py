@@ -38,6 +38,7 @@ Labels = Annotated[
 ]
 Similarity = Annotated[str | None, typer.Option("--similarity", metavar="cosine|cka", help="Compare every layer with every other.")]
 Plot = Annotated[str | None, typer.Option("--plot", metavar="FILE", help="A picture: .png, .svg or .pdf; - draws on the terminal.")]
+Lens = Annotated[bool, typer.Option("--logit-lens", help="The likeliest tokens after every layer, for each --text.")]
 ENGINES = ("local", "ray")
 Engine = Annotated[str, typer.Option("--engine", metavar="local|ray", help="What computes: this process, or actors on Ray.")]
 Actors = Annotated[int, typer.Option("--actors", min=1, help="With --engine ray: processes, each with the model.")]

@@ -13,6 +13,7 @@ from rich.text import Text
 from ..loader.text import counted, printable
 from ..runners.probing.label_probe import LabelReport
 from ..runners.probing.report import ProbeReport, short
+from .partial_tables import lens_table
 
 _BAR = 30  # characters of the longest
 _CELL = 4  # characters of a heat map's columns
@@ -46,6 +47,10 @@ def probe_tables(report: ProbeReport, *, drawn: bool = False) -> Iterator[Render
         yield from _heat_map(f"layers compared ({measure}, {report.layer_similarity.rows:,} rows)", names, report.layer_similarity.matrix)
     if report.labels is not None:
         yield from _labels(report.labels)
+    if report.lens is not None:
+        for number, text in enumerate(report.lens.texts):
+            yield Text(f"\nafter each layer: {printable(text, limit=60)}")
+            yield lens_table([line for line in report.lens.lines if line.prompt == number])
     if drawn and report.attention is not None:
         for name, matrix in report.attention.maps.items():
             yield from _heat_map(f"{short(name)}, mean of heads", report.attention.tokens, matrix)

@@ -70,7 +70,7 @@ OPTIONS = {
     """.split(),
     "probe-layers": """
         --text --file --column --span-column --labels --layers --stack --pool --tokens --attentions --cross-attentions
-        --similarity --plot --engine --actors --max-length
+        --similarity --plot --logit-lens --engine --actors --max-length
         --batch-tokens --output --format --texts-per-shard --dtype --device --quantize --resident --trust-remote-code --json --debug
         --help
     """.split(),
@@ -79,7 +79,7 @@ OPTIONS = {
 PROBE_KEYS = """
 schema reference revision class_name kind device dtype strategy pooling tokens max_length batch_tokens texts rows read_tokens
 truncated_texts dropped_tokens empty_texts layers maps output format shards resumed_texts seconds
-layer_similarity labels attention
+layer_similarity labels attention lens
 """.split()
 
 EXIT_CODES = {

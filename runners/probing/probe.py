@@ -19,6 +19,7 @@ from .formats import find_format
 from .job import ProbeJob, Progress
 from .label_probe import check_one_row_a_text, check_scikit_learn, label_probe
 from .layer_similarity import FEWEST_ROWS, check_similarity, layer_similarity
+from .lens import lens_texts, look_through
 from .pictures import check_picture, draw
 from .ray_engine import check_ray, run_on_ray
 from .reader import Probe, open_probe
@@ -46,6 +47,7 @@ def probe_layers(
     labels: Sequence[str] | None = None,
     similarity: str | None = None,
     plot: str | os.PathLike[str] | None = None,
+    logit_lens: bool = False,
     actors: int | None = None,
     device: str | int | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
@@ -55,14 +57,16 @@ def probe_layers(
     """Run texts through a model and look at its layers; `output` keeps their states, for `open_probe`.
 
     `settings` or, by name, its fields: layers, stack, pool, tokens, max_length, batch_tokens, attentions, cross_attentions,
-    texts_per_shard. `texts` may be any number: a window of them is in memory at a time. Run again after it was killed, it goes on.
-    `model` is what `load_model` takes, a runner, or a function that loads one. `labels`, one a text: a linear probe for them on each
-    layer. `similarity`: `cosine` or `cka` of each layer with each. `plot`: a picture of it all, .png, .svg or .pdf; with `-` the report
-    alone has what a picture shows. `actors`: so many processes compute, on Ray; the files that they write are the same.
+    texts_per_shard. `texts` may be any number: a window of them is in memory at a time. Run again after it was killed, it goes on. `model`
+    is what `load_model` takes, a runner, or a function that loads one. `labels`, one a text: a linear probe for them on each layer.
+    `similarity`: `cosine` or `cka` of each layer with each. `logit_lens`: the likeliest tokens after each layer, of a few texts. `plot`: a
+    picture of it all, .png, .svg or .pdf; with `-` the report alone has what a picture shows. `actors`: so many processes compute, on Ray;
+    the files that they write are the same.
 
     Raises UsageError for what is unknown or does not go together, and whatever loading raises.
     """
     settings = settings or _settings(asked)
+    seen = lens_texts(texts) if logit_lens else []
     shape = find_format(format)
     shape.writer()  # its package is missed now, or never
     if plot is not None and plot != ON_TERMINAL:
@@ -92,6 +96,7 @@ def probe_layers(
                 folder.finish(lines, [asdict(line) for line in layer_lines(job, lines)])
         where = None if output is None else os.fspath(output)
         report = probe_report(job, lines, heard, output=where, format=None if output is None else format)
+        report = replace(report, lens=look_through(job.runner, seen) if seen else None)
         if kept is None or not looks:
             return report
         probe = open_probe(kept)

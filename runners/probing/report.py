@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .folder import ShardLine
     from .job import ProbeJob, Progress
     from .label_probe import LabelReport
-    from .layer_similarity import LayerSimilarity
+    from .lens import LensReport
+from .layer_similarity import LayerSimilarity
 
 SCHEMA = "mlload.probe/1"
 
@@ -32,7 +33,7 @@ class ProbeReport:
 
     `truncated_texts` lost `dropped_tokens` to `max_length`; `empty_texts` have no token. `resumed_texts` were there from an earlier run.
     `output` is the folder that holds the states, None where only sums were wanted. `layer_similarity` and `labels` are there where they
-    were asked for, `attention` of a single short text whose maps are looked at.
+    were asked for, and so is `lens`; `attention` of a single short text whose maps are looked at.
     """
 
     reference: str
@@ -62,6 +63,7 @@ class ProbeReport:
     layer_similarity: LayerSimilarity | None = None
     labels: LabelReport | None = None
     attention: AttentionReport | None = None
+    lens: LensReport | None = None
 
     def to_json(self) -> dict[str, object]:
         """One object of plain values."""
