@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .layers.collector import LlmLayerCollector
+    from .layers.compute import compute_embedding, compute_head, compute_layer
+    from .layers.layered import LayeredModel
+    from .layers.lens import logit_lens
+    from .layers.partial import partial_forward
+    from .layers.state import ForwardState
     from .loader.architecture import (
         ArchitectureConfig,
         ModelArchitecture,
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
     from .loader.bench.report import BenchReport
     from .loader.checkpoint import Checkpoint
     from .loader.diff import DiffReport, diff
+    from .loader.dynamic import DynamicModel, InferenceState
     from .loader.errors import (
         AccessDeniedError,
         DoesNotFitError,
@@ -57,6 +64,14 @@ if TYPE_CHECKING:
 
 # Public names and the modules that hold them: imported at first use, so that `import mlload` costs nothing.
 _MODULES = {
+    "LlmLayerCollector": ".layers.collector",
+    "compute_embedding": ".layers.compute",
+    "compute_head": ".layers.compute",
+    "compute_layer": ".layers.compute",
+    "LayeredModel": ".layers.layered",
+    "logit_lens": ".layers.lens",
+    "partial_forward": ".layers.partial",
+    "ForwardState": ".layers.state",
     "ArchitectureConfig": ".loader.architecture",
     "ModelArchitecture": ".loader.architecture",
     "RopeScaling": ".loader.architecture",
@@ -68,6 +83,8 @@ _MODULES = {
     "Checkpoint": ".loader.checkpoint",
     "DiffReport": ".loader.diff",
     "diff": ".loader.diff",
+    "DynamicModel": ".loader.dynamic",
+    "InferenceState": ".loader.dynamic",
     "AccessDeniedError": ".loader.errors",
     "DoesNotFitError": ".loader.errors",
     "InvalidCheckpointError": ".loader.errors",
@@ -110,8 +127,13 @@ __all__ = [
     "Checkpoint",
     "DiffReport",
     "DoesNotFitError",
+    "DynamicModel",
+    "ForwardState",
+    "InferenceState",
     "InspectReport",
     "InvalidCheckpointError",
+    "LayeredModel",
+    "LlmLayerCollector",
     "LoadPlan",
     "LoadingStrategy",
     "MLXModelLoader",
@@ -136,11 +158,16 @@ __all__ = [
     "UsageError",
     "__version__",
     "bench_load",
+    "compute_embedding",
+    "compute_head",
+    "compute_layer",
     "detect_architecture",
     "detect_architecture_from_tensors",
     "diff",
     "inspect",
     "load_model_and_tokenizer",
+    "logit_lens",
+    "partial_forward",
 ]
 
 if not TYPE_CHECKING:  # hidden from the type checker, which would otherwise take every misspelt name for one of these

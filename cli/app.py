@@ -9,6 +9,7 @@ import typer
 from .bench_load import bench_load
 from .inspect import inspect
 from .load import load
+from .partial_forward import partial_forward
 
 app = typer.Typer(
     name="mlload",
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command()(inspect)
 app.command()(load)
 app.command("bench-load")(bench_load)
+app.command("partial-forward")(partial_forward)
 
 
 def _print_version(asked: bool) -> None:

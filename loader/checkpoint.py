@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import InvalidCheckpointError, NotFoundError
-from .formats import format_of
-from .layout import find_layout, is_read_in_series, layout_problems, likely_shards, shards_of_index
+from .errors import InvalidCheckpointError, NotFoundError, UsageError
+from .formats import Format, format_of
+from .layout import find_layout, is_read_in_series, layout_problems, likely_shards, matching_layout, shards_of_index
 from .problems import Problem, first_few
 from .reference import HubReference, LocalReference, is_registered, parse_reference
-from .sources import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, CheckpointSource
+from .sources import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, ByteSource, CheckpointSource
 from .sources.hub_cache import snapshot_in
 from .sources.local import LocalFolder
 from .sources.parallel import Ahead, map_parallel
@@ -31,6 +31,16 @@ _MAX_TENSORS = 250_000  # in all shards
 _GUESSED_HEADER_BYTES = 48 * 1024  # of a hub file of which no index tells; most single files have less
 _RECORD_BYTES = 84  # of a safetensors header for one tensor, less its name
 _OPTIONAL_FILES = ("tokenizer_config.json",)
+
+HeaderReader = Callable[[Format, ByteSource], FileHeader]
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderReading:
+    """How the headers in a folder on this machine are read: by what, and of which files (a regular expression finds them by name)."""
+
+    read_header: HeaderReader = Format.read_header
+    shard_pattern: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,18 @@ class Checkpoint:
     bytes_read: int | None
 
     @classmethod
-    def open(cls, reference: str | os.PathLike[str], *, file: str | None = None) -> Checkpoint:
+    def open(cls, reference: str | os.PathLike[str], *, file: str | None = None, reading: HeaderReading | None = None) -> Checkpoint:
         """Read the headers of `reference`: a folder, a weights file, a registry name, or a hub id with optional `@revision`.
 
-        `file` chooses one weights file where a folder or repository holds several. Raises NotFoundError, AccessDeniedError, NetworkError,
-        InvalidCheckpointError or UsageError; what is merely wrong or odd is found by `validation.find_problems`.
+        `file` chooses one weights file where a folder or repository holds several; `reading` is for what lies on this machine. Raises
+        NotFoundError, AccessDeniedError, NetworkError, InvalidCheckpointError or UsageError; what is merely wrong or odd is found by
+        `validation.find_problems`.
         """
+        parsed = parse_reference(reference)
+        if reading is not None and isinstance(parsed, LocalReference):
+            return _read_local(os.fspath(reference), parsed.path, file, reading)
+        if reading is not None and reading.shard_pattern is not None:
+            raise UsageError("weight files are chosen by a pattern in a folder only", hint="download the model, and name its folder")
         return cls.begin(reference, file=file)()
 
     @classmethod
@@ -76,7 +92,7 @@ class Checkpoint:
         """As `open`, but what is on a hub is read in the background: the function returned waits for it."""
         parsed = parse_reference(reference)
         if isinstance(parsed, LocalReference):
-            return lambda: _read_local(os.fspath(reference), parsed.path, file)
+            return lambda: _read_local(os.fspath(reference), parsed.path, file, HeaderReading())
         from .sources.hub import open_hub  # imports huggingface_hub, which local paths do without
 
         def read(repository: HubReference) -> Checkpoint:
@@ -125,24 +141,24 @@ class Checkpoint:
         return count_parameters(self.config, self.tensors)
 
 
-def _read_local(reference: str, path: Path, file: str | None) -> Checkpoint:
+def _read_local(reference: str, path: Path, file: str | None, reading: HeaderReading) -> Checkpoint:
     """A folder, a folder of the hub's cache, or a weights file (or index) that was named itself."""
     if path.is_dir():
-        return _read_folder(reference, path, file)
+        return _read_folder(reference, path, file, reading)
     if path.name.endswith(".index.json"):
-        return _Reading(reference, LocalFolder(path.parent, kind="file"), path.name).checkpoint()
+        return _Reading(reference, LocalFolder(path.parent, kind="file"), path.name, reading).checkpoint()
     if format_of(path.name) is None:
         hint = "name the folder of the model, or a .safetensors, .gguf or .bin file"
         raise NotFoundError(f"{path} is not a folder, and no weights file that mlload reads", hint=hint)
     only = None if is_read_in_series(path.name) else path.name
-    return _Reading(reference, LocalFolder(path.parent, kind="file", only=only), path.name).checkpoint()
+    return _Reading(reference, LocalFolder(path.parent, kind="file", only=only), path.name, reading).checkpoint()
 
 
-def _read_folder(reference: str, path: Path, file: str | None) -> Checkpoint:
+def _read_folder(reference: str, path: Path, file: str | None, reading: HeaderReading) -> Checkpoint:
     snapshot = snapshot_in(path)
     source = LocalFolder(path) if snapshot is None else LocalFolder(snapshot, kind="cache", revision=snapshot.name)
     try:
-        return _Reading(reference, source, file).checkpoint()
+        return _Reading(reference, source, file, reading).checkpoint()
     except NotFoundError as error:
         if is_registered(reference) and path == Path(reference):
             raise NotFoundError(error.message, hint=f"this folder hides the model that is registered as '{reference}'") from None
@@ -152,12 +168,16 @@ def _read_folder(reference: str, path: Path, file: str | None) -> Checkpoint:
 class _Reading:
     """One reading of a checkpoint: what has been read so far, and the problems met on the way."""
 
-    def __init__(self, reference: str, source: CheckpointSource, file: str | None) -> None:
+    def __init__(self, reference: str, source: CheckpointSource, file: str | None, reading: HeaderReading | None = None) -> None:
         self.reference = reference
         self.source = source
+        self.reading = reading or HeaderReading()
         if file is None and "model_index.json" in source.files:
             self._refuse_pipeline("model_index.json")
-        self.layout, self.beside = find_layout(source.files, location=source.location, file=file)
+        if self.reading.shard_pattern is None:
+            self.layout, self.beside = find_layout(source.files, location=source.location, file=file)
+        else:
+            self.layout, self.beside = matching_layout(source.files, self.reading.shard_pattern, location=source.location), ()
         self.folder = (self.layout.index or self.layout.shards[0]).rpartition("/")[0]  # below the source's own, or empty
         self.problems = list(source.problems)
 
@@ -268,7 +288,7 @@ class _Reading:
             if name in extras:
                 return self._read_json(name, MAX_CONFIG_BYTES) or {}
             with self.source.open(name, ahead=ahead.get(name, _GUESSED_HEADER_BYTES)) as file:
-                header = self.layout.format.read_header(file)
+                header = self.reading.read_header(self.layout.format, file)
             counts.append(len(header.tensors))
             if sum(counts) > _MAX_TENSORS:
                 raise InvalidCheckpointError(f"brings the checkpoint to more than {_MAX_TENSORS:,} tensors", file=name)

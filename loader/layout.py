@@ -86,6 +86,19 @@ def find_layout(files: Mapping[str, int], *, location: str, file: str | None = N
     return chosen, tuple(others)
 
 
+def matching_layout(files: Iterable[str], pattern: str, *, location: str) -> Layout:
+    """The weights files in whose names the regular expression finds something. Raises NotFoundError, or UsageError for a bad one."""
+    from .selection import select_regex
+
+    shards = sorted(select_regex([name for name in files if format_of(name) is not None], pattern))
+    formats = {found.name for shard in shards if (found := format_of(shard)) is not None}
+    if len(formats) > 1:
+        raise UsageError(f"'{pattern}' finds files of several formats in {location}: {', '.join(sorted(formats))}")
+    if not shards:
+        raise NotFoundError(f"'{pattern}' finds no weights file in {location}")
+    return Layout(FORMATS[formats.pop()], tuple(shards))
+
+
 def _rank(layout: Layout) -> tuple[int, int, bool, str]:
     """By which layouts are sorted. Among those that nothing prefers, indexes come first, and names say nothing."""
     name = layout.index or layout.whole

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from .architecture import ModelArchitecture
+    from .dynamic import DynamicModel
+
 Loaded = tuple["PreTrainedModel", "PreTrainedTokenizerBase"]
 
 
@@ -44,6 +47,22 @@ class ModelLoader:
         checkpoint = Checkpoint.open(self.config.model_name)
         file = gguf_file(checkpoint)
         return load_tokenizer(local_folder(checkpoint, shards=() if file is None else (file,)), gguf_file=file)
+
+    @staticmethod
+    def load_auto(model: str | os.PathLike[str] | ModelLoadingConfig, *, lazy: bool = False) -> DynamicModel:
+        """The model as `DynamicModel.load_auto` gives it: of whatever architecture the checkpoint is."""
+        from .dynamic import DynamicModel
+
+        return DynamicModel.load_auto(model, lazy=lazy)
+
+    @staticmethod
+    def load_as(
+        model: str | os.PathLike[str] | ModelLoadingConfig, architecture: ModelArchitecture | str, *, lazy: bool = False
+    ) -> DynamicModel:
+        """The model as `DynamicModel.load_as` gives it: of the architecture that is named, whatever the checkpoint's config says."""
+        from .dynamic import DynamicModel
+
+        return DynamicModel.load_as(model, architecture, lazy=lazy)
 
     def _create_empty_model(self) -> PreTrainedModel:
         """The model on the meta device: its structure without weights."""

@@ -47,9 +47,9 @@ def load(settings: ModelLoadingConfig, progress: Callable[[Unit], None] | None =
     return plan_load(settings, is_carried_out=True).execute(progress)
 
 
-def plan_load(settings: ModelLoadingConfig, *, is_carried_out: bool = False) -> PlannedLoad:
-    """Decide how to load; reads headers and config only. As `plan_loads`."""
-    return plan_loads([settings], are_carried_out=is_carried_out)[0]
+def plan_load(settings: ModelLoadingConfig, *, is_carried_out: bool = False, checkpoint: Checkpoint | None = None) -> PlannedLoad:
+    """Decide how to load; reads headers and config only, and not even those of a `checkpoint` that is open. As `plan_loads`."""
+    return _fitted([_draft(settings, is_carried_out=is_carried_out, checkpoint=checkpoint)])[0]
 
 
 def plan_loads(models: Sequence[ModelLoadingConfig], *, are_carried_out: bool = False) -> list[PlannedLoad]:
@@ -58,7 +58,10 @@ def plan_loads(models: Sequence[ModelLoadingConfig], *, are_carried_out: bool = 
     If they `are_carried_out` right afterwards, the disk begins with the weights while torch is imported. Raises DoesNotFitError where they
     do not fit together, and what `load` raises.
     """
-    drafts = [_draft(settings, is_carried_out=are_carried_out) for settings in models]
+    return _fitted([_draft(settings, is_carried_out=are_carried_out) for settings in models])
+
+
+def _fitted(drafts: Sequence[PlannedLoad]) -> list[PlannedLoad]:
     planned = fit(best_precision(drafts, _requantized))
     for each in planned:
         tell(each.settings, each.summary)
@@ -78,12 +81,12 @@ class _Opened:
     seconds: dict[str, float]
 
 
-def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool) -> PlannedLoad:
+def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool, checkpoint: Checkpoint | None = None) -> PlannedLoad:
     """The plan of one model as if it were alone, in unlimited memory; without quantization where that is to be chosen."""
     seconds = dict.fromkeys(PHASES, 0.0)
     _dtype_name(settings.dtype)
     with phase(seconds, "headers"):
-        base, checkpoint = _open(settings)
+        base, checkpoint = _open(settings, checkpoint)
         check_checkpoint(checkpoint, allow_missing=settings.allow_missing)
     if settings.is_for_mlx:
         from .mlx_loading import plan_mlx
@@ -140,9 +143,9 @@ def _requantized(draft: PlannedLoad, quantization: QuantizationConfig | None) ->
     return _planned(opened, replace(draft.settings, quantization_config=quantization))
 
 
-def _open(settings: ModelLoadingConfig) -> tuple[Checkpoint, Checkpoint]:
+def _open(settings: ModelLoadingConfig, checkpoint: Checkpoint | None) -> tuple[Checkpoint, Checkpoint]:
     """The checkpoint that is named, for its config and its tokenizer, and the one that holds the weights, as a rule the same."""
-    checkpoint = Checkpoint.open(settings.model_name)
+    checkpoint = checkpoint or Checkpoint.open(settings.model_name)
     pickled = next((name for name in checkpoint.files if name in PICKLED_NAMES), None)
     if pickled is not None and not settings.use_safetensors and checkpoint.format == "safetensors" and checkpoint.source != "file":
         checkpoint = Checkpoint.open(settings.model_name, file=pickled)

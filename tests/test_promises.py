@@ -13,10 +13,11 @@ import mlload
 
 PUBLIC = """
 AccessDeniedError ArchitectureConfig Backend BenchGrid BenchReport CPUModelLoader CUDAModelLoader Checkpoint DiffReport DoesNotFitError
-InspectReport InvalidCheckpointError LoadPlan LoadingStrategy MLXModelLoader MPSModelLoader MissingDependencyError MlloadError
-ModelArchitecture ModelLoader ModelLoaderFactory ModelLoadingConfig NetworkError NotFoundError PreTrainedCausalLM PreTrainedVLM
-QuantizationConfig QuantizationMethod QuantizedModelLoader RopeScaling StandardModelLoader StateDict ThresholdExceededError UsageError
-__version__ bench_load detect_architecture detect_architecture_from_tensors diff inspect load_model_and_tokenizer
+DynamicModel ForwardState InferenceState InspectReport InvalidCheckpointError LayeredModel LlmLayerCollector LoadPlan LoadingStrategy
+MLXModelLoader MPSModelLoader MissingDependencyError MlloadError ModelArchitecture ModelLoader ModelLoaderFactory ModelLoadingConfig
+NetworkError NotFoundError PreTrainedCausalLM PreTrainedVLM QuantizationConfig QuantizationMethod QuantizedModelLoader RopeScaling
+StandardModelLoader StateDict ThresholdExceededError UsageError __version__ bench_load compute_embedding compute_head compute_layer
+detect_architecture detect_architecture_from_tensors diff inspect load_model_and_tokenizer logit_lens partial_forward
 """.split()
 
 INSPECT_KEYS = """
@@ -31,6 +32,11 @@ DIFF_KEYS = "schema reference other glob regex same config only_before only_afte
 LOAD_KEYS = """
 schema reference class_name kind device strategy parameters dtype seconds predicted measured missing unexpected non_finite prompt text
 generated_tokens cache cache_problem resident device_map quantization candidates
+""".split()
+
+PARTIAL_KEYS = """
+schema reference class_name dtype device stack num_layers first last state texts tokens streamed seconds top lens generated
+generated_tokens output hidden_output plot
 """.split()
 
 PLAN_KEYS = """
@@ -55,6 +61,10 @@ OPTIONS = {
     "bench-load": """
         --synthetic --remove-synthetic --engine --runs --warm-up --strategy --quantize --device --dtype --workers --page-cache --resident
         --cache --prompt --max-new-tokens --predicted --json --csv --markdown --plot --save --compare --max-regression --debug --help
+    """.split(),
+    "partial-forward": """
+        --text --ids --input --layers --stack --embedding-only --head --output --topk --save-hidden --logit-lens --plot --skip --repeat
+        --generate --resident --dtype --device --attention --trust-remote-code --json --debug --help
     """.split(),
 }
 
@@ -122,3 +132,9 @@ def test_bench_keys(run: Callable[..., Outcome]) -> None:
     assert list(answer) == BENCH_KEYS
     assert list(answer["rows"][0]) == BENCH_ROW_KEYS
     assert answer["schema"] == "mlload.bench/1"
+
+
+def test_partial_forward_keys(run: Callable[..., Outcome]) -> None:
+    answer = run("partial-forward", "tiny", "--text", "A", "--json").json
+    assert list(answer) == PARTIAL_KEYS
+    assert answer["schema"] == "mlload.partial-forward/1"

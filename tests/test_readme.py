@@ -56,6 +56,7 @@ def test_every_key_and_code_is_documented(run: Callable[..., Outcome]) -> None:
         ["inspect", "tiny", "--diff", "tiny", "--json"],
         ["load", "tiny", "--json"],
         ["load", "tiny", "--dry-run", "--json"],
+        ["partial-forward", "tiny", "--text", "A", "--json"],
     ):
         assert [key for key in run(*command).json if f"`{key}`" not in README] == []
     assert [key for key in (*BENCH_KEYS, *BENCH_ROW_KEYS) if f"`{key}`" not in README] == []

@@ -124,7 +124,7 @@ EXTRA_INPUTS: Final[dict[str, Callable[[PreTrainedModel, torch.Tensor], dict[str
 }
 
 
-def _inputs(model: PreTrainedModel, entry: Entry, ids: torch.Tensor) -> dict[str, Any]:
+def inputs_of(model: PreTrainedModel, entry: Entry, ids: torch.Tensor) -> dict[str, Any]:
     accepted = inspect.signature(model.forward).parameters
     kwargs: dict[str, Any] = {"input_ids" if "input_ids" in accepted else "inputs": ids}
     if model.config.is_encoder_decoder:
@@ -142,7 +142,7 @@ def run(model: PreTrainedModel, entry: Entry, *, change_at: int | None = None) -
         ids[0, change_at] = 60
     torch.manual_seed(0)  # hashing attentions draw random numbers
     with torch.no_grad():
-        output = model(**_inputs(model, entry, ids))
+        output = model(**inputs_of(model, entry, ids))
     return output.logits if "logits" in output else output[0]
 
 
@@ -366,7 +366,7 @@ def _cache(model: PreTrainedModel, entry: Entry) -> dict[str, int | None] | None
 
     def bytes_at(length: int) -> int:
         with torch.no_grad():
-            return cached_bytes(model(**_inputs(model, entry, torch.arange(20, 20 + length)[None]) | {"use_cache": True}))
+            return cached_bytes(model(**inputs_of(model, entry, torch.arange(20, 20 + length)[None]) | {"use_cache": True}))
 
     return cache(bytes_at)
 

@@ -6,8 +6,6 @@ fails a load or changes what it gives. Every file has a checksum, which is verif
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,32 +13,23 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
-try:
-    from isal.isal_zlib import crc32  # the same number, five times sooner
-except ImportError:
-    from zlib import crc32
-
-import torch
 from torch import Tensor
 
 from ..cache_folder import cache_folder
-from ..dtypes import TORCH_NAMES
 from ..errors import InvalidCheckpointError, NotFoundError
 from ..formats.safetensors import read_header
 from ..plan import LoadPlan
-from ..sources.local import Identity, LocalFile, identity_of
+from ..sources.local import LocalFile
 from ..tensors import TensorEntry
-from ..writing import is_being_written, replacing, sweep, write_all
+from ..writing import is_being_written, sweep
 from .cache_key import SourceFiles
+from .checked_file import checksum, write_checked
 from .verified import Verified
 from .weight_files import WeightFiles
 
 Parts = Mapping[str, Tensor]  # plain tensors from which one quantized weight can be made again
 
-_ALIGNMENT = 64  # bytes
-_CHUNK = 1 << 20
 _BETWEEN = "#"  # a weight's name and that of its part
-_UNKNOWN_CRC = '"crc32":"00000000"'
 
 
 def open_cache(key: str, plan: LoadPlan, sources: SourceFiles, *, mapped: bool, workers: int) -> QuantizedCache | None:
@@ -129,7 +118,7 @@ class QuantizedCache:
                 header = read_header(file)
                 if self._verified.knows(unit, file.identity):
                     return header.tensors
-                found = {"key": self._key, "unit": unit, "crc32": _checksum(file, header.header_bytes, header.metadata)}
+                found = {"key": self._key, "unit": unit, "crc32": checksum(file, header)}
                 if header.metadata != found:
                     return None
                 self._verified.note(unit, file.identity)
@@ -144,7 +133,7 @@ class QuantizedCache:
         try:
             self._sweep()
             if not is_being_written(path):
-                identity = _write_file(path, {"key": self._key, "unit": unit}, tensors)
+                identity = write_checked(path, {"key": self._key, "unit": unit}, tensors)
                 if identity is not None:
                     self._verified.note(unit, identity)
         except OSError as error:
@@ -158,46 +147,3 @@ class QuantizedCache:
             for folder in self._root.iterdir():
                 sweep(folder)
             self._has_swept = True
-
-
-def _write_file(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Identity | None:
-    """A safetensors file whose tensors lie where they can be mapped, with a checksum of all of it; None if it was replaced already."""
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    names = sorted(stored, key=lambda name: (-_alignment(stored[name].nbytes), name))
-    header: dict[str, object] = {"__metadata__": {**metadata, "crc32": "0" * 8}}
-    end = 0
-    for name in names:
-        start, end = end, end + stored[name].nbytes
-        dtype = TORCH_NAMES[str(stored[name].dtype).removeprefix("torch.")]
-        header[name] = {"dtype": dtype, "shape": list(stored[name].shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    contents = [memoryview(stored[name].reshape(-1).view(torch.uint8).numpy()) for name in names]  # pyright: ignore[reportArgumentType]
-    crc = crc32(text)
-    for content in contents:
-        crc = crc32(content, crc)
-    text = text.replace(_UNKNOWN_CRC.encode(), _crc_text(crc), 1)
-    with replacing(path) as descriptor:
-        for content in (len(text).to_bytes(8, "little"), text, *contents):
-            write_all(descriptor, content)
-        written = identity_of(os.fstat(descriptor))
-    there = identity_of(os.stat(path))
-    return there if [*there[:2], there[3]] == [*written[:2], written[3]] else None  # renaming leaves all but the third as it was
-
-
-def _alignment(nbytes: int) -> int:
-    """The largest power of two that divides a size: tensors in this order each begin where their own dtype may."""
-    return min(nbytes & -nbytes, _ALIGNMENT) or _ALIGNMENT
-
-
-def _checksum(file: LocalFile, data_start: int, metadata: Mapping[str, object]) -> str:
-    """The CRC32 of header and data as they were before its own value was put in."""
-    known = f'"crc32":"{metadata.get("crc32")}"'.encode()
-    crc = crc32(file.read(8, data_start - 8).replace(known, _UNKNOWN_CRC.encode(), 1))
-    for start in range(data_start, file.size, _CHUNK):
-        crc = crc32(file.read(start, _CHUNK), crc)
-    return f"{crc:08x}"
-
-
-def _crc_text(crc: int) -> bytes:
-    return f'"crc32":"{crc:08x}"'.encode()

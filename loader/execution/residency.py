@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -76,8 +76,13 @@ class Residency:
         self._device = device
         self._budget = budget
         self._order = UseOrder(len(units))
+        self._expected: Sequence[int] | None = None
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mlload-stream")
+
+    def expect(self, names: Container[str] | None) -> None:
+        """From now on only units of these names are read before they are used, each once, in the plan's order; None for all, in turn."""
+        self._expected = None if names is None else [unit.number for unit in self._units if unit.name in names]
 
     def use(self, unit: StreamedUnit) -> Mapping[str, Tensor]:
         """The unit's tensors; brings them in where they are not there, and then those expected next."""
@@ -129,7 +134,7 @@ class Residency:
 
     def _prefetch(self, current: StreamedUnit) -> None:
         spared = {current}
-        for number in self._order.ahead()[:_UNITS_AHEAD]:
+        for number in self._ahead(current)[:_UNITS_AHEAD]:
             unit = self._units[number]
             spared.add(unit)
             if unit.content is None:
@@ -137,6 +142,11 @@ class Residency:
                     return
                 self._bring_in(unit, spared=spared)
                 unit.is_prefetched = True
+
+    def _ahead(self, current: StreamedUnit) -> list[int]:
+        if self._expected is None:
+            return self._order.ahead()
+        return [number for number in self._expected if number > current.number]
 
     def _has_room(self, wanted: set[StreamedUnit]) -> bool:
         return self._budget is None or sum(unit.nbytes for unit in wanted) <= self._budget

@@ -38,6 +38,7 @@ class Streamer:
     missing: frozenset[str]
     units: tuple[StreamedUnit, ...]
     counters: StreamCounters
+    residency: Residency
 
 
 def stream(skeleton: Skeleton, plan: LoadPlan, files: WeightFiles, *, device: torch.device, resident: int | None) -> Streamer:
@@ -65,7 +66,7 @@ def stream(skeleton: Skeleton, plan: LoadPlan, files: WeightFiles, *, device: to
             _let_go(step, unit, residency, homes)
     dtypes = {placed[name].dtype for name in homes}
     refuse_conversion(model, [torch.empty(0, dtype=dtype, device=device) for dtype in dtypes])
-    return Streamer(model, frozenset(missing), units, residency.counters)
+    return Streamer(model, frozenset(missing), units, residency.counters, residency)
 
 
 def _place(skeleton: Skeleton, plan: LoadPlan, files: WeightFiles, device: torch.device) -> dict[str, Tensor]:

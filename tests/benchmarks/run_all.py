@@ -20,6 +20,7 @@ import inspect_local
 import inspect_remote
 import load_models
 import load_quantized
+import partial_table
 import quantize_kernels
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -42,6 +43,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[], Iterable[str]]], ...] = (
 PAGES: tuple[tuple[str, str, str, Callable[[], Iterable[str]]], ...] = (
     ("architectures.py", "What headers tell of every model type", "architectures.md", architectures.measure),
     ("conformance_table.py", "Every model type, loaded", "loading.md", conformance_table.measure),
+    ("partial_table.py", "Every model type, in parts", "partial.md", partial_table.measure),
 )
 
 
