@@ -197,6 +197,7 @@ REFUSED = {
     "setting": ({"layer": 3}, TEXTS, "unknown setting 'layer'; did you mean 'layers'"),
     "pooling": ({"pool": "average"}, TEXTS, "unknown pooling 'average'"),
     "number": ({"batch_tokens": 0}, TEXTS, "batch tokens is 0; it is 1 or more"),
+    "maps": ({"cross_attentions": True}, TEXTS, "there are no cross-attentions to keep; the decoder"),
 }
 
 
