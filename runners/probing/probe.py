@@ -69,12 +69,7 @@ def probe_layers(
     seen = lens_texts(texts) if logit_lens else []
     shape = find_format(format)
     shape.writer()  # its package is missed now, or never
-    if plot is not None and plot != ON_TERMINAL:
-        check_picture(Path(plot))
-    if similarity is not None:
-        check_similarity(similarity)
-    if labels is not None:
-        check_scikit_learn()
+    _check_looks(labels, similarity, plot)
     texts = [texts] if isinstance(texts, str) else texts
     load = _loading(model, device, dtype, settings)
     if actors is not None:
@@ -101,6 +96,16 @@ def probe_layers(
             return report
         probe = open_probe(kept)
         return _looked_at(replace(report, attention=_attention(job, probe)), probe, labels, similarity, plot)
+
+
+def _check_looks(labels: Sequence[str] | None, similarity: str | None, plot: str | os.PathLike[str] | None) -> None:
+    """What can't be made is known before anything is computed."""
+    if plot is not None and plot != ON_TERMINAL:
+        check_picture(Path(plot))
+    if similarity is not None:
+        check_similarity(similarity)
+    if labels is not None:
+        check_scikit_learn()
 
 
 def _looked_at(

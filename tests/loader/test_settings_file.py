@@ -39,6 +39,7 @@ EVERYTHING = ModelLoadingConfig(
     resident=2 << 30,
     loading_workers=3,
     use_safetensors=False,
+    head="none",
     use_cache=False,
     attn_implementation="eager",
     allow_missing=True,

@@ -19,7 +19,7 @@ from conftest import Outcome
 import mlload
 from mlload import ModelLoadingConfig, QuantizationConfig, QuantizationMethod
 from mlload.loader.execution.cache_key import SourceFiles
-from mlload.loader.execution.quantized_cache import crc32
+from mlload.loader.execution.checked_file import crc32
 from mlload.loader.loading import LoadedModel, load
 from mlload.loader.settings import CacheMode
 from mlload.loader.writing import replacing, sweep
