@@ -27,8 +27,14 @@ _TRAILING_SPACE = re.compile(r" +$", re.MULTILINE)
 
 def run_guarded(run: Callable[[], object]) -> NoReturn:
     """Run the command and end the process with its exit code: an MlloadError's own, 130 on SIGINT, 143 on SIGTERM."""
+    received: list[int] = []
+
+    def end(number: int, _frame: object) -> NoReturn:
+        received.append(number)
+        sys.exit(128 + number)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+        signal.signal(number, end)
     try:
         run()
         code = 0
@@ -37,11 +43,11 @@ def run_guarded(run: Callable[[], object]) -> NoReturn:
             raise
         sys.stderr.write(f"error: {error}\n")
         code = error.exit_code
+    except Exception:
+        if not received:
+            raise
+        code = 128 + received[0]  # Python makes another error of an exit in the midst of a class's making (__set_name__)
     sys.exit(code)
-
-
-def _end(number: int, _frame: object) -> NoReturn:
-    sys.exit(128 + number)
 
 
 def print_json(answer: Mapping[str, object]) -> None:
