@@ -101,10 +101,6 @@ def _needed(loads: Sequence[PlannedLoad]) -> int:
     return least_together([need if need.is_streamed else replace(need, least=None) for need in needs])
 
 
-def _peak(load: PlannedLoad) -> int:
-    return load.prediction.peak_bytes
-
-
 def _with_layers_kept(
     loads: Sequence[PlannedLoad], plain: Sequence[PlannedLoad], room: int, requantize: Requantize
 ) -> Sequence[PlannedLoad]:
@@ -161,7 +157,7 @@ def precision_of(load: PlannedLoad) -> str:
 
 
 def _candidates(place: int, tried: Sequence[Sequence[PlannedLoad]], drafts: Sequence[PlannedLoad], budget: int) -> tuple[Candidate, ...]:
-    found = [Candidate(precision_of(loads[place]), _peak(loads[place]), _needed(loads) <= budget) for loads in tried]
+    found = [Candidate(precision_of(loads[place]), loads[place].prediction.peak_bytes, _needed(loads) <= budget) for loads in tried]
     return tuple(dict.fromkeys(found))
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import transformers
+from zoo_cases import zoo_cases
 
 TESTS = Path(__file__).parent.parent
 sys.path.insert(0, str(TESTS))
@@ -24,12 +21,8 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 def measure() -> Iterator[str]:
     """The counts, and a row for each type."""
-    warnings.simplefilter("ignore")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as scratch:
-        subprocess.run([sys.executable, TESTS / "zoo.py", "--out", scratch], check=True, capture_output=True)
-        rows = {case.name: [_compared(case, dtype) for dtype in DTYPES] for case in sorted(Path(scratch).iterdir())}
+    with zoo_cases() as cases:
+        rows = {case.name: [_compared(case, dtype) for dtype in DTYPES] for case in cases}
     for place, dtype in enumerate(DTYPES):
         equal = sum(row[place] == "equal" for row in rows.values())
         yield f"Loaded in {str(dtype).removeprefix('torch.')}: {equal} of {len(rows)} equal."

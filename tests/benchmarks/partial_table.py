@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import transformers
+from zoo_cases import zoo_cases
 
 TESTS = Path(__file__).parent.parent
 sys.path.insert(0, str(TESTS))
@@ -22,14 +20,9 @@ from mlload import MlloadError  # noqa: E402
 
 def measure() -> Iterator[str]:
     """The counts, and a row for each type."""
-    warnings.simplefilter("ignore")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        subprocess.run([sys.executable, TESTS / "zoo.py", "--out", f"{scratch}/zoo"], check=True, capture_output=True)
-        (Path(scratch) / "states").mkdir()
-        rows = {case.name: _row(case, Path(scratch) / "states") for case in sorted(Path(scratch, "zoo").iterdir())}
+    with zoo_cases() as cases, tempfile.TemporaryDirectory() as states:
+        rows = {case.name: _row(case, Path(states)) for case in cases}
     places = sum(count for count, *_ in rows.values())
     yield f"{places} places between layers (before the first and after the last included) in {len(rows)} model types, of every stack that"
     yield "is gone through: stopped there, written to a file, read again, gone on with to the end."

@@ -7,25 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from torch import Tensor
 
 from mlload import ModelLoadingConfig, QuantizationConfig, QuantizationMethod
 from mlload.loader.loading import load
 
 pytestmark = pytest.mark.filterwarnings("default")  # of bitsandbytes
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of 23 MB."""
-    out = tmp_path_factory.mktemp("llama")
-    config = transformers.LlamaConfig(
-        vocab_size=1000, hidden_size=512, intermediate_size=1536, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=4
-    )
-    torch.manual_seed(0)
-    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(out)
-    return out
 
 
 def tensors(value: object, seen: set[int]) -> Iterator[Tensor]:
@@ -59,10 +46,10 @@ def real_bytes(model: torch.nn.Module) -> int:
     ],
     ids=str,
 )
-def test_what_stays_after_quantizing(folder: Path, method: str, settings: dict[str, object], transient: float) -> None:
+def test_what_stays_after_quantizing(llama_23mb: Path, method: str, settings: dict[str, object], transient: float) -> None:
     """`transient`: bytes a weight."""
     asked = QuantizationConfig(QuantizationMethod(method), **settings)  # pyright: ignore[reportArgumentType]
-    loaded = load(ModelLoadingConfig(folder, device="cpu", loading_workers=2, quantization_config=asked))
+    loaded = load(ModelLoadingConfig(llama_23mb, device="cpu", loading_workers=2, quantization_config=asked))
     predicted, peak = loaded.prediction.loaded, loaded.prediction.peak
     assert predicted.anonymous + predicted.mapped == pytest.approx(real_bytes(loaded.model), rel=0.03)
     assert peak.anonymous - predicted.anonymous == 2 * 1536 * 512 * transient  # two of the largest matrices in flight
