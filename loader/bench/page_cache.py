@@ -38,11 +38,17 @@ def _is(state: str, share: float) -> bool:
 
 def residency(path: Path) -> float:
     """The share of a file's pages that are in the page cache. All of a file's are, says the kernel, where it may not be written by us."""
+    pages = resident_pages(path)
+    return pages.count(1) / len(pages) if pages else 0.0
+
+
+def resident_pages(path: Path) -> bytes:
+    """For each page of a file 1 where it is in the page cache, else 0."""
     with ExitStack() as stack:
         descriptor = _open(path, stack)
         size = os.fstat(descriptor).st_size
         if size == 0:
-            return 0.0
+            return b""
         pages = stack.enter_context(mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY))
         resident = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
         first = ctypes.c_char.from_buffer(pages)
@@ -50,7 +56,7 @@ def residency(path: Path) -> float:
         del first  # the map can't be closed while something points into it
     if failed:
         raise MlloadError(f"the kernel does not tell which pages of {path} are in memory: {os.strerror(ctypes.get_errno())}")
-    return bytes(resident).translate(_LOWEST_BIT).count(1) / len(resident)
+    return bytes(resident).translate(_LOWEST_BIT)
 
 
 def evict(path: Path) -> None:

@@ -23,6 +23,7 @@ import load_quantized
 import partial_table
 import probe
 import quantize_kernels
+import run_layers
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PACKAGES = """
@@ -37,6 +38,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[], Iterable[str]]], ...] = (
     ("Loading whole models", "load_models.py", load_models.measure),
     ("Quantizing while loading", "load_quantized.py", load_quantized.measure),
     ("Quantizing on a CPU", "quantize_kernels.py", quantize_kernels.measure),
+    ("Models larger than memory, a layer at a time", "run_layers.py", run_layers.measure),
     ("Hidden states of a corpus", "probe.py", probe.measure_all),
     ("What measuring costs", "bench_overhead.py", bench_overhead.measure),
     ("Whether `bench-load --compare` can be trusted", "compare_gate.py", compare_gate.measure),
