@@ -130,6 +130,24 @@ def test_an_encoder_can_be_run_alone_and_gone_on_from(zoo: Path) -> None:
     assert torch.equal(partial_forward(model, state=begun.state).logits, partial_forward(model, inputs=inputs).logits)
 
 
+def test_a_vision_stack_can_be_run_alone_and_gone_on_from(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision = transformers.CLIPVisionConfig(**sizes, image_size=8, patch_size=4)
+    config = transformers.LlavaConfig(vision_config=vision, text_config=transformers.LlamaConfig(**sizes, vocab_size=50), image_token_id=4)
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
+    inputs = {"input_ids": torch.tensor([[7, 4, 4, 4, 4, 8]]), "pixel_values": torch.randn(1, 3, 8, 8)}
+    model = LayeredModel(ModelLoadingConfig(tmp_path, device="cpu"))
+    expected = partial_forward(model, inputs=inputs).logits
+    begun = partial_forward(model, inputs=inputs, stack="vision", layers=":1")
+    assert (begun.stack, begun.first, begun.last, begun.num_layers) == ("model.vision_tower.encoder.layers", 0, 1, 3)
+    seen = partial_forward(model, state=begun.state, stack="vision", layers="1:2")
+    assert torch.equal(partial_forward(model, state=seen.state, stack="vision", head=True).logits, expected)
+    whole = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(whole(**inputs).logits, expected)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
