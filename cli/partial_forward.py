@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Attention, Debug, Device, Dtype, Json, Model, Resident, TrustRemoteCode
+from .options import Attention, Debug, Device, Dtype, Json, Model, Quantize, Resident, TrustRemoteCode
 from .output import print_json, print_tables
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def partial_forward(
     repeat: Repeat = None,
     generate: Generate = None,
     resident: Resident = None,
+    quantize: Quantize = None,
     dtype: Dtype = "auto",
     device: Device = None,
     attention: Attention = None,
@@ -63,7 +64,7 @@ def partial_forward(
     """Run some of a model's layers, on prompts or on from where an earlier run stopped: bit by bit what the whole model computes."""
     del debug  # read where errors are turned into lines
     from ..layers.partial_request import PartialRequest
-    from ..loader.settings import ModelLoadingConfig, parse_bytes
+    from ..loader.settings import ModelLoadingConfig, QuantizationConfig, QuantizationMethod, choice, parse_bytes
 
     request = PartialRequest(
         texts=tuple(text or ()),
@@ -86,6 +87,8 @@ def partial_forward(
     budget = None if resident is None else parse_bytes(resident)
     settings = ModelLoadingConfig(model, dtype=dtype, device=device, attn_implementation=attention, resident=budget)
     settings.trust_remote_code = trust_remote_code
+    if quantize is not None:
+        settings.quantization_config = QuantizationConfig(choice(QuantizationMethod, quantize))
     _show(settings, request, as_json=as_json)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..loader.errors import InvalidCheckpointError, UsageError
 from ..loader.execution.full import UnitReader
@@ -58,19 +58,40 @@ class Modules:
         return module
 
     def _fill(self, name: str) -> None:
-        """Put the tensors of a module into it."""
-        skeleton = self._planned.skeleton
+        """Put the tensors of a module into it; those that are quantized from the cache, or into it as well."""
+        planned, skeleton = self._planned, self._planned.skeleton
         inside = {target for target in skeleton.targets if target.startswith(f"{name}.")}
-        steps = tuple(step for step in self._planned.plan.steps if self._places(step, inside))
-        files = WeightFiles(self._planned.weights, mapped=self._planned.settings.mmap)
+        steps = tuple(step for step in planned.plan.steps if self._places(step, inside))
+        unit = next((unit for unit in planned.plan.units if unit.name == name and unit.is_quantized), None)
+        cache = None if unit is None else planned.open_cache([unit])
+        if cache is None:
+            self._read(name, steps, inside)
+            return
+        with cache:
+            kept = cache.take(name)
+            for target, parts in (kept or {}).items():
+                skeleton.place(target, skeleton.from_parts(target, {part: tensor.to(planned.device) for part, tensor in parts.items()}))
+            quantized = self._read(name, steps if kept is None else tuple(step for step in steps if not step.quantized), inside)
+            if kept is None:
+                cache.keep(name, {target: skeleton.to_parts(value) for target, value in quantized.items()})
+            cache.close()
+
+    def _read(self, name: str, steps: tuple[Step, ...], inside: set[str]) -> dict[str, Tensor]:
+        """Carry out `steps` and place what they make; returns what is quantized of it."""
+        skeleton, files = self._planned.skeleton, WeightFiles(self._planned.weights, mapped=self._planned.settings.mmap)
+        if not isinstance(self.model.get_submodule(name), nn.Embedding):  # of which rows are looked up
+            files.read_ahead(entry for step in steps for entry, _ in step.sources)
         reader = UnitReader(Unit(name, steps), skeleton, files, self._planned.device)
+        quantized: dict[str, Tensor] = {}
         for step in steps:
-            places = self._places(step, inside)
-            for made, value in reader.run(step).items():
+            places, values = self._places(step, inside), reader.run(step)
+            quantized.update(values if step.quantized else {})
+            for made, value in values.items():
                 for place in places.get(made, [made] if made.startswith(f"{name}.") else []):
                     skeleton.place(place, value)
         files.check_unchanged()
         files.close()
+        return quantized
 
     def _places(self, step: Step, inside: set[str]) -> dict[str, list[str]]:
         """Those of the names `inside` that each target of a step fills: its own, and those that are tied to it."""

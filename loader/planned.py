@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -77,11 +77,13 @@ class LoadedModel:
     def save(self, folder: Path, *, inputs: PreTrainedTokenizerBase | ProcessorMixin | None = None) -> None:
         """Write the model, and what makes its inputs, as a checkpoint: to a new folder beside `folder`, then under its name.
 
-        `inputs` is written instead of the checkpoint's own tokenizer and processor. Raises UsageError if `folder` exists: nothing is
-        ever overwritten.
+        `inputs` is written instead of the checkpoint's own tokenizer and processor. Raises UsageError if `folder` exists (nothing is
+        ever overwritten), and for quantized weights that are streamed.
         """
         if os.path.lexists(folder):
             raise UsageError(f"{folder} exists already", hint="name a folder that does not")
+        if self.streamer is not None and self.quantization is not None:
+            raise UsageError("quantized weights are streamed as the CPU wants them, not as they are saved", hint="leave --resident out")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             written = Path(scratch) / folder.name
@@ -172,7 +174,7 @@ class PlannedLoad:
     def execute(self, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
         """Read the weights. `progress` hears of every unit once it is in place."""
         before = process_memory()
-        cache = self._cache()
+        cache = self.open_cache(self.plan.units)
         if cache is not None:
             tell(self.settings, f"{cache.found} of {cache.total} quantized units are in the cache")
         with cache or nullcontext():
@@ -201,21 +203,26 @@ class PlannedLoad:
             **({} if cache is None else {"cache": cache.status, "cache_problem": cache.problem}),
         )
 
-    def _cache(self) -> QuantizedCache | None:
-        """The quantized weights that are kept of this plan. Raises NotFoundError where nothing but them may be used, and they lack some."""
+    def open_cache(self, units: Sequence[Unit]) -> QuantizedCache | None:
+        """The quantized weights that are kept of `units` of the plan, if they are to be.
+
+        Raises NotFoundError where nothing but them may be used, and they lack some.
+        """
         from .execution.cache_key import SourceFiles, cache_key
         from .execution.quantized_cache import open_cache
 
         asked, mode = self.settings.quantization_config, self.settings.quantized_cache
         if asked is None and mode is CacheMode.ONLY:
             raise UsageError("only quantized weights are cached", hint="say how they were quantized, as in --quantize nf4")
-        if asked is None or mode is CacheMode.OFF or self.strategy is LoadingStrategy.STREAMING or self.settings.rank > 0:
+        if asked is None or mode is CacheMode.OFF or self.settings.rank > 0:
             return None
+        is_streamed = self.strategy is LoadingStrategy.STREAMING
         with phase(self.seconds, "cache"):
             sources = SourceFiles.of(self.weights, self.checkpoint.shards)
             config, class_name = self.checkpoint.config or {}, type(self.skeleton.model).__qualname__
-            key = cache_key(self.plan, sources, config, asked, class_name=class_name, device=self.device.type)
-            cache = open_cache(key, self.plan, sources, mapped=self.settings.mmap, workers=self.workers)
+            is_packed = is_streamed and self.skeleton.computes_packed
+            key = cache_key(self.plan, sources, config, asked, class_name=class_name, device=self.device.type, is_packed=is_packed)
+            cache = open_cache(key, units, sources, mapped=self.settings.mmap, workers=self.workers)
         if mode is CacheMode.ONLY and (cache is None or cache.status != "hit"):
             found = "nothing" if cache is None else f"{cache.found} of {cache.total} units"
             raise NotFoundError(
@@ -235,8 +242,11 @@ class PlannedLoad:
             return (), None
         files = WeightFiles(self.weights, mapped=self.settings.mmap)
         if self.strategy is LoadingStrategy.STREAMING:
+            self._check_streamed(cache)
             with phase(self.seconds, "place"):
-                streamer = stream(self.skeleton, self.plan, files, device=self.device, resident=self.resident)
+                streamer = stream(
+                    self.skeleton, self.plan, files, device=self.device, resident=self.resident, cache=cache, progress=progress
+                )
             return streamer.missing, streamer
         clock = PhaseClock()
         with clock.shared_out(self.seconds):
@@ -249,6 +259,14 @@ class PlannedLoad:
             if self.unit_devices is not None:
                 dispatch(self.skeleton.model, self.unit_devices)
         return missing, None
+
+    def _check_streamed(self, cache: QuantizedCache | None) -> None:
+        """Raises UsageError for quantized weights that can't be streamed."""
+        if any(step.quantized for step in self.plan.steps):
+            if self.on_device:
+                raise UsageError("quantized weights are streamed on a CPU only", hint="--device cpu, or leave --quantize out")
+            if cache is None:
+                raise UsageError("quantized weights are streamed from the cache, which is off", hint="--cache on quantizes them once")
 
     def _plans_by_device(self) -> Iterator[tuple[torch.device, LoadPlan]]:
         """What goes to each device."""

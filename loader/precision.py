@@ -63,7 +63,7 @@ def _check(draft: PlannedLoad) -> None:
     if asked is not None and asked.bits is not None:
         raise UsageError("auto chooses how many bits", hint="--quantize hqq takes --bits")
     if draft.strategy is LoadingStrategy.STREAMING or (settings.offload_to_cpu and draft.on_device):
-        raise UsageError("weights can't be quantized while they are streamed", hint="leave --quantize auto out")
+        raise UsageError("auto can't choose for weights that are streamed", hint="--quantize nf4, or leave it out")
 
 
 def _rungs(drafts: Sequence[PlannedLoad], requantize: Requantize) -> Iterator[Sequence[PlannedLoad]]:

@@ -66,7 +66,7 @@ OPTIONS = {
     """.split(),
     "partial-forward": """
         --text --ids --input --layers --stack --embedding-only --head --output --topk --save-hidden --logit-lens --plot --skip --repeat
-        --generate --resident --dtype --device --attention --trust-remote-code --json --debug --help
+        --generate --resident --quantize --dtype --device --attention --trust-remote-code --json --debug --help
     """.split(),
     "probe-layers": """
         --text --file --column --span-column --labels --layers --stack --pool --tokens --attentions --cross-attentions

@@ -45,9 +45,16 @@ class SourceFiles:
 
 
 def cache_key(
-    plan: LoadPlan, sources: SourceFiles, config: Mapping[str, object], asked: QuantizationConfig, *, class_name: str, device: str
+    plan: LoadPlan,
+    sources: SourceFiles,
+    config: Mapping[str, object],
+    asked: QuantizationConfig,
+    *,
+    class_name: str,
+    device: str,
+    is_packed: bool = False,
 ) -> str:
-    """The key under which the quantized tensors of `plan` lie."""
+    """The key under which the quantized tensors of `plan` lie; where they are packed as a CPU computes with them, another one."""
     parts = {
         "format": FORMAT,
         "libraries": {name: _version(name) for name in _LIBRARIES},
@@ -57,6 +64,7 @@ def cache_key(
         "quantization": asdict(asked),
         "sources": sources.identities(),
         "plan": list(_planned(plan)),
+        **({"packed": True} if is_packed else {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()
 

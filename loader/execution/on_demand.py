@@ -18,13 +18,13 @@ from .residency import Residency, StreamedUnit
 class Weight:
     """One tensor of the model that is in memory only now and then. Tied names share one of these."""
 
-    def __init__(self, name: str, step: Step, unit: StreamedUnit, residency: Residency, *, is_tied: bool) -> None:
+    def __init__(self, name: str, step: Step | None, unit: StreamedUnit, residency: Residency, *, is_tied: bool) -> None:
+        """`step` is what makes it without its unit; None for one that comes with its unit only."""
         self._name = name
-        self._step = step
+        # Whoever asks under the other name of a tie must get the same tensor; and a unit of one tensor costs no more than the tensor.
+        self._step = None if is_tied or unit.made.steps == (step,) else step
         self._unit = unit
         self._residency = residency
-        # Whoever asks under the other name of a tie must get the same tensor; and a unit of one tensor costs no more than the tensor.
-        self._keeps_unit = is_tied or unit.made.steps == (step,)
         self._lent: Callable[[], Tensor | None] = lambda: None
         self._converted: Tensor | None = None
 
@@ -39,13 +39,15 @@ class Weight:
         if self._converted is not None:
             return self._converted
         values = self._unit.mapped if self._name in self._unit.mapped else self._residency.resident(self._unit)
-        if values is None and self._keeps_unit:
-            values = self._residency.hold(self._unit)
-        if values is not None:
-            return values[self._name]
+        if values is None and self._step is not None:
+            return self._borrow(self._step)
+        return (values or self._residency.hold(self._unit))[self._name]
+
+    def _borrow(self, step: Step) -> Tensor:
+        """The tensor alone, for as long as somebody holds it."""
         lent = self._lent()
         if lent is None:
-            lent = self._residency.make_alone(self._unit, self._step)[self._name]
+            lent = self._residency.make_alone(self._unit, step)[self._name]
             self._lent = weakref.ref(lent)
         return lent
 

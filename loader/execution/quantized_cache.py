@@ -18,7 +18,7 @@ from torch import Tensor
 from ..cache_folder import cache_folder
 from ..errors import InvalidCheckpointError, NotFoundError
 from ..formats.safetensors import read_header
-from ..plan import LoadPlan
+from ..plan import Unit
 from ..sources.local import LocalFile
 from ..tensors import TensorEntry
 from ..writing import is_being_written, sweep
@@ -32,11 +32,20 @@ Parts = Mapping[str, Tensor]  # plain tensors from which one quantized weight ca
 _BETWEEN = "#"  # a weight's name and that of its part
 
 
-def open_cache(key: str, plan: LoadPlan, sources: SourceFiles, *, mapped: bool, workers: int) -> QuantizedCache | None:
-    """The cache of `plan`, with what is there checked by as many threads as `workers`; None for a user without a home."""
+def open_cache(key: str, units: Iterable[Unit], sources: SourceFiles, *, mapped: bool, workers: int) -> QuantizedCache | None:
+    """The cache of `units`, with what is there checked by as many threads as `workers`; None for a user without a home."""
     root = cache_folder("quantized")
-    units = [unit.name for unit in plan.units if unit.is_quantized]
-    return root and QuantizedCache(root, key, units, is_current=sources.are_unchanged, mapped=mapped, workers=workers)
+    names = [unit.name for unit in units if unit.is_quantized]
+    return root and QuantizedCache(root, key, names, is_current=sources.are_unchanged, mapped=mapped, workers=workers)
+
+
+def read_parts(entries: Iterable[TensorEntry], files: WeightFiles) -> dict[str, dict[str, Tensor]]:
+    """The parts of each weight that a unit's file holds."""
+    weights: dict[str, dict[str, Tensor]] = {}
+    for entry in entries:
+        weight, _, part = entry.name.rpartition(_BETWEEN)
+        weights.setdefault(weight, {})[part] = files.read(entry)
+    return weights
 
 
 class QuantizedCache:
@@ -47,12 +56,12 @@ class QuantizedCache:
 
     def __init__(self, root: Path, key: str, units: Iterable[str], *, is_current: Callable[[], bool], mapped: bool, workers: int) -> None:
         self.problem: str | None = None
+        self.folder = root / key
         self._root = root
-        self._folder = root / key
         self._key = key
         self._is_current = is_current
-        self._files = WeightFiles(self._folder, mapped=mapped)
-        self._verified = Verified(self._folder)
+        self._files = WeightFiles(self.folder, mapped=mapped)
+        self._verified = Verified(self.folder)
         names = list(units)
         with ThreadPoolExecutor(workers) as pool:
             checked = zip(names, pool.map(self._whole, names), strict=True)
@@ -72,24 +81,30 @@ class QuantizedCache:
         """Whether the unit was there at the beginning."""
         return unit in self._there
 
+    def entries(self, unit: str) -> tuple[TensorEntry, ...] | None:
+        """What a unit's file in `folder` holds; None where it is to be made."""
+        return self._there.get(unit) or self._whole(unit)  # another process may have written it by now
+
     def take(self, unit: str) -> Mapping[str, Parts] | None:
         """The parts of each quantized weight of a unit, as pages of its file; None where they are to be made."""
-        entries = self._there.get(unit) or self._whole(unit)  # another process may have written it by now
+        entries = self.entries(unit)
         if entries is None:
             return None
-        weights: dict[str, dict[str, Tensor]] = {}
         try:
-            for entry in entries:
-                weight, _, part = entry.name.rpartition(_BETWEEN)
-                weights.setdefault(weight, {})[part] = self._files.read(entry)
+            return read_parts(entries, self._files)
         except (OSError, InvalidCheckpointError):  # somebody empties the cache
             return None
-        return weights
 
-    def keep(self, unit: str, weights: Mapping[str, Parts]) -> None:
-        """Write a unit while loading goes on. Its tensors must stay as they are until `close`."""
+    def keep(self, unit: str, weights: Mapping[str, Parts]) -> Future[None]:
+        """Write a unit while loading goes on. Its tensors must stay as they are until that is done, as it is in the end by `close`."""
         tensors = {f"{name}{_BETWEEN}{part}": tensor for name, parts in weights.items() for part, tensor in parts.items()}
-        self._written.append(self._writer.submit(self._write, unit, tensors))
+        written = self._writer.submit(self._write, unit, tensors)
+        self._written.append(written)
+        return written
+
+    def is_current(self) -> bool:
+        """Whether the weights that it is of are still those that they were."""
+        return self._is_current()
 
     def close(self) -> None:
         """Wait until everything is written. Raises InvalidCheckpointError if a file that was taken has changed since."""
@@ -108,7 +123,7 @@ class QuantizedCache:
         self._writer.shutdown(cancel_futures=True)
 
     def _path(self, unit: str) -> Path:
-        return self._folder / f"{quote(unit, safe='')}.safetensors"
+        return self.folder / f"{quote(unit, safe='')}.safetensors"
 
     def _whole(self, unit: str) -> tuple[TensorEntry, ...] | None:
         """The tensors in a unit's file, every byte of which is checked; None where there is no such file, or none that is right."""
@@ -137,13 +152,13 @@ class QuantizedCache:
                 if identity is not None:
                     self._verified.note(unit, identity)
         except OSError as error:
-            self.problem = f"{self._folder}: {error.strerror}"
+            self.problem = f"{self.folder}: {error.strerror}"
 
     def _sweep(self) -> None:
         with self._sweeping:
             if self._has_swept:
                 return
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             for folder in self._root.iterdir():
                 sweep(folder)
             self._has_swept = True

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..machine import free_bytes
 from ..plan import Step, Unit
 from ..tensors import TensorEntry
 from .allocation import Arena
@@ -45,7 +46,8 @@ class StreamCounters:
 class StreamedUnit:
     """One unit: tensors that are pages of the files, and steps that make the others anew each time.
 
-    `dense` are the ranges of the mapped tensors that are read whole, `pages` all that the unit may touch.
+    `dense` are the ranges of the mapped tensors that are read whole, `pages` all that the unit may touch; `kept` those of its quantized
+    weights in the cache's files.
     """
 
     number: int
@@ -56,25 +58,36 @@ class StreamedUnit:
     parameters: frozenset[str]
     dense: Sequence[TensorEntry]
     pages: Sequence[TensorEntry]
+    kept: Sequence[TensorEntry] = ()
     content: Content | None = None
     is_prefetched: bool = field(default=False, repr=False)
 
 
 class Residency:
-    """Keeps at most `budget` bytes of `units` in memory; None keeps all that were used.
+    """Keeps at most `budget` bytes of `units` in memory; None keeps all that were used. `kept` are the files of quantized weights.
 
     One thread reads and drops, in the order in which it was asked to: room is made before it is filled.
     """
 
     def __init__(
-        self, units: Sequence[StreamedUnit], skeleton: Skeleton, files: WeightFiles, *, device: torch.device, budget: int | None
+        self,
+        units: Sequence[StreamedUnit],
+        skeleton: Skeleton,
+        files: WeightFiles,
+        *,
+        device: torch.device,
+        budget: int | None,
+        kept: WeightFiles | None = None,
     ) -> None:
         self.counters = StreamCounters()
         self._units = units
         self._skeleton = skeleton
         self._files = files
+        self._kept = kept
         self._device = device
         self._budget = budget
+        # All of them in turn, and less memory than they take: the kernel would drop what was read ahead rather than what was used before.
+        self._drops_pages = budget is not None and free_bytes() < sum(map(_read_bytes, units))
         self._order = UseOrder(len(units))
         self._expected: Sequence[int] | None = None
         self._lock = threading.Lock()
@@ -188,18 +201,30 @@ class Residency:
         sources = extents(entry for step in unit.made.steps for entry, _ in step.sources)
         extents_read = (*unit.dense, *sources)
         self._files.read_ahead(extents_read)  # the threads that compute map the pages: one more would be in their way
-        self.counters.bytes_read += sum(extent.nbytes for extent in extents_read)
+        if self._kept is not None:
+            self._kept.check_unchanged()
+            self._kept.read_ahead(unit.kept)
+        self.counters.bytes_read += sum(extent.nbytes for extent in (*extents_read, *unit.kept))
         self.counters.loads += 1
         made = make(unit.made, unit.parameters, self._skeleton, self._files, self._device)
         for extent in sources:
-            self._files.release(extent)
+            self._files.release(extent, for_good=self._drops_pages)
         return {**unit.mapped, **made}
 
     def _release(self, unit: StreamedUnit, content: Content) -> None:
         """Give back what the unit held: pages at once, made tensors with the last reference to `content`, which is the caller's."""
         del content
         for extent in unit.pages:
-            self._files.release(extent)
+            self._files.release(extent, for_good=self._drops_pages)
+        if self._kept is not None:
+            for extent in unit.kept:
+                self._kept.release(extent, for_good=self._drops_pages)
+
+
+def _read_bytes(unit: StreamedUnit) -> int:
+    """What is read of the files each time that a unit is brought in."""
+    sources = (entry for step in unit.made.steps for entry, _ in step.sources)
+    return sum(entry.nbytes for entry in (*unit.dense, *unit.kept, *sources))
 
 
 @torch.no_grad()

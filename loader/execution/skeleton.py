@@ -200,6 +200,16 @@ class Skeleton:
         """Plain tensors, by name, from which `from_parts` makes a tensor again that `quantize` gave."""
         return bitsandbytes.to_parts(value)
 
+    @cached_property
+    def computes_packed(self) -> bool:
+        """Whether layers on this CPU put their quantized weights in another order when they first compute."""
+        return any(bitsandbytes.computes_packed(module) for module in self.model.modules())
+
+    def to_computed_parts(self, value: Tensor) -> dict[str, Tensor]:
+        """As `to_parts`, of the tensor in the form in which this machine computes with it."""
+        is_packed = self.computes_packed and value.device.type == "cpu"
+        return bitsandbytes.packed_parts(value) if is_packed else bitsandbytes.to_parts(value)
+
     def from_parts(self, target: str, parts: Mapping[str, Tensor]) -> Tensor:
         """What `quantize` gave under the name `target`, without quantizing anything and without a copy."""
         module = self.model.get_submodule(target.rpartition(".")[0])

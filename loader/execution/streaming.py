@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import DoesNotFitError, UsageError
+from ..errors import DoesNotFitError
 from ..plan import LoadPlan, Step, Unit
+from ..tensors import TensorEntry
 from ..text import format_bytes
+from .kept_weights import KeptWeights
 from .on_demand import Weight, hold_on_demand, refuse_conversion
+from .quantized_cache import QuantizedCache
 from .residency import Residency, StreamCounters, StreamedUnit, make
 from .skeleton import Skeleton
 from .weight_files import WeightFiles, extents
@@ -41,32 +44,67 @@ class Streamer:
     residency: Residency
 
 
-def stream(skeleton: Skeleton, plan: LoadPlan, files: WeightFiles, *, device: torch.device, resident: int | None) -> Streamer:
+def stream(
+    skeleton: Skeleton,
+    plan: LoadPlan,
+    files: WeightFiles,
+    *,
+    device: torch.device,
+    resident: int | None,
+    cache: QuantizedCache | None = None,
+    progress: Callable[[Unit], None] | None = None,
+) -> Streamer:
     """Let the skeleton's model read each unit of `plan` when it uses it, with at most `resident` bytes of units in memory at once.
 
     While one unit computes the next ones are read, as far as `resident` allows; None sets no limit. Tensors that are not part of the
-    plan (computed tables, missing weights) stay in memory. Raises DoesNotFitError where a single unit is larger than `resident`,
-    UsageError for a plan that quantizes.
+    plan (computed tables, missing weights) stay in memory. What the plan quantizes is read from `cache`, into which it is put first where
+    it is not there; `progress` hears of every unit that is. Raises DoesNotFitError where a single unit is larger than `resident`.
     """
     model = skeleton.model
-    if any(step.quantized for step in plan.steps):
-        raise UsageError("weights can't be quantized while they are streamed", hint="save a quantized checkpoint first, and stream that")
+    _check_budget(plan, resident)
+    kept = None if cache is None else KeptWeights(skeleton, cache)
+    names = {} if kept is None else _place_kept(kept, plan, files, progress)
     placed = _place(skeleton, plan, files, device)
+    placed.update((name, model.get_parameter_or_buffer(name)) for each in names.values() for name in each)
     missing = skeleton.finish(set(plan.missing), device)
     model.requires_grad_(False)
     homes = _homes(model, placed)
-    parts = [(unit.name, [step for step in unit.steps if any(target.name in homes for target in step.targets)]) for unit in plan.units]
-    parts = [(name, steps) for name, steps in parts if steps]
+    parts = [_Part(unit.name, _steps(unit, homes), names.get(unit.name, set())) for unit in plan.units]
+    parts = [part for part in parts if part.steps or part.kept]
     views = {step.targets[0].name for step in plan.steps if _is_pages(step, files, device)}
-    units = tuple(_unit(number, name, steps, placed, homes, views) for number, (name, steps) in enumerate(parts))
-    _check_budget(units, resident)
-    residency = Residency(units, skeleton, files, device=device, budget=resident)
-    for unit, (_, steps) in zip(units, parts, strict=True):
-        for step in steps:
-            _let_go(step, unit, residency, homes)
+    ranges = {name: kept.extents(name) for name in names} if kept is not None else {}
+    units = tuple(_unit(number, part, ranges.get(part.name, ()), placed, homes, views) for number, part in enumerate(parts))
+    residency = Residency(units, skeleton, files, device=device, budget=resident, kept=None if kept is None else kept.files)
+    for unit, part in zip(units, parts, strict=True):
+        _let_go(part, unit, residency, homes)
     dtypes = {placed[name].dtype for name in homes}
     refuse_conversion(model, [torch.empty(0, dtype=dtype, device=device) for dtype in dtypes])
     return Streamer(model, frozenset(missing), units, residency.counters, residency)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is read on demand of a unit: the tensors of steps, and quantized weights, by their names."""
+
+    name: str
+    steps: Sequence[Step]
+    kept: Set[str]
+
+
+def _place_kept(kept: KeptWeights, plan: LoadPlan, files: WeightFiles, progress: Callable[[Unit], None] | None) -> dict[str, Set[str]]:
+    """Make the pages of all quantized weights the model's; returns their names, unit by unit."""
+    names: dict[str, Set[str]] = {}
+    for unit in plan.units:
+        if unit.is_quantized:
+            names[unit.name] = kept.place(unit, files)
+            if progress is not None:
+                progress(unit)
+    return names
+
+
+def _steps(unit: Unit, homes: _Homes) -> list[Step]:
+    """The steps of a unit whose tensors the model holds, but for those that quantize."""
+    return [step for step in unit.steps if not step.quantized and any(target.name in homes for target in step.targets)]
 
 
 def _place(skeleton: Skeleton, plan: LoadPlan, files: WeightFiles, device: torch.device) -> dict[str, Tensor]:
@@ -76,6 +114,8 @@ def _place(skeleton: Skeleton, plan: LoadPlan, files: WeightFiles, device: torch
     placed: dict[str, Tensor] = {}
     for step in plan.steps:
         names = {target.name for target in step.targets}
+        if step.quantized:
+            continue
         if _is_pages(step, files, device):
             values = {step.targets[0].name: files.read(step.sources[0][0])}
         elif not names.isdisjoint(compared) or any(name.endswith("_extra_state") for name in names):
@@ -104,34 +144,39 @@ def _homes(model: nn.Module, placed: Mapping[str, Tensor]) -> _Homes:
     return dict(homes)
 
 
-def _unit(number: int, name: str, steps: list[Step], placed: Mapping[str, Tensor], homes: _Homes, views: set[str]) -> StreamedUnit:
-    mapped = {step.targets[0].name: step.sources[0][0] for step in steps if step.targets[0].name in views}
+def _unit(
+    number: int, part: _Part, kept: Sequence[TensorEntry], placed: Mapping[str, Tensor], homes: _Homes, views: Set[str]
+) -> StreamedUnit:
+    mapped = {step.targets[0].name: step.sources[0][0] for step in part.steps if step.targets[0].name in views}
     looked_up = {target for target in mapped if all(isinstance(module, nn.Embedding) for module, _ in homes[target])}
     return StreamedUnit(
         number=number,
-        name=name,
-        nbytes=sum(step.target_bytes for step in steps),
-        mapped={target: placed[target] for target in mapped},
-        made=Unit(name, tuple(step for step in steps if step.targets[0].name not in views)),
+        name=part.name,
+        nbytes=sum(step.target_bytes for step in part.steps) + sum(extent.nbytes for extent in kept),
+        mapped={target: placed[target] for target in (*mapped, *part.kept)},
+        made=Unit(part.name, tuple(step for step in part.steps if step.targets[0].name not in views)),
         parameters=frozenset(target for target in homes if isinstance(placed[target], nn.Parameter)),
         dense=extents(entry for target, entry in mapped.items() if target not in looked_up),
         pages=extents(mapped.values()),
+        kept=kept,
     )
 
 
-def _let_go(step: Step, unit: StreamedUnit, residency: Residency, homes: _Homes) -> None:
-    """Put a weight to be read on demand wherever the model holds a tensor of `step`."""
-    for target in step.targets:
-        places = homes.get(target.name, [])
-        weight = Weight(target.name, step, unit, residency, is_tied=len(places) > 1)
+def _let_go(part: _Part, unit: StreamedUnit, residency: Residency, homes: _Homes) -> None:
+    """Put a weight to be read on demand wherever the model holds a tensor of the unit."""
+    makers = {target.name: step for step in part.steps for target in step.targets}
+    for name in (*makers, *part.kept):
+        places = homes.get(name, [])
+        weight = Weight(name, makers.get(name), unit, residency, is_tied=len(places) > 1)
         for module, key in places:
             hold_on_demand(module, key, weight)
 
 
-def _check_budget(units: Iterable[StreamedUnit], resident: int | None) -> None:
-    largest = max(units, key=lambda unit: unit.nbytes, default=None)
-    if resident is not None and largest is not None and largest.nbytes > resident:
+def _check_budget(plan: LoadPlan, resident: int | None) -> None:
+    largest = max(plan.units, key=lambda unit: unit.target_bytes, default=None)
+    if resident is not None and largest is not None and largest.target_bytes > resident:
+        nbytes = largest.target_bytes
         raise DoesNotFitError(
-            f"{largest.name} alone takes {format_bytes(largest.nbytes)}, more than the {format_bytes(resident)} that may be resident",
-            hint=f"allow {largest.nbytes:,} bytes ({format_bytes(largest.nbytes)}) or more",
+            f"{largest.name} alone takes {format_bytes(nbytes)}, more than the {format_bytes(resident)} that may be resident",
+            hint=f"allow {nbytes:,} bytes ({format_bytes(nbytes)}) or more",
         )

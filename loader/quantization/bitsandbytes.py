@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import four_bit, int8
+from . import cpu_packing, four_bit, int8
 from .compiled import is_worth_compiling
 from .pieces import Allocate, fresh
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bitsandbytes.nn.modules import Int8Params, Params4bit
+
+_PACKED = "packed_for_cpu"  # the part that tells of a weight as `packed_parts` gives it: whether its scales were quantized, and its shape
 
 
 def is_quantized(module: nn.Module) -> bool:
@@ -81,10 +83,29 @@ def to_parts(value: Tensor) -> dict[str, Tensor]:
     return {"data": value}
 
 
+def computes_packed(module: nn.Module) -> bool:
+    """Whether the layer's first forward on this CPU will put its weight in another order."""
+    return is_quantized(module) and getattr(module, "support_avx512bf16_for_cpu", False)
+
+
+def packed_parts(value: Tensor) -> dict[str, Tensor]:
+    """As `to_parts`, of the weight in the order that a layer which `computes_packed` would give it; where it can't, as it is."""
+    from bitsandbytes.functional import QuantState
+
+    state: Any = getattr(value, "quant_state", None)
+    if state is None or not cpu_packing.can_be_packed(state):
+        return to_parts(value)
+    described = {"blocksize": state.blocksize, "code": state.code, "quant_type": state.quant_type, "shape": state.shape}
+    packed = QuantState(absmax=cpu_packing.packed_scales(state), dtype=state.dtype, **described)
+    before = torch.tensor([state.nested, *value.data.view(torch.uint8).shape])
+    return {"data": cpu_packing.packed_codes(value.data, state), _PACKED: before, **packed.as_dict(packed=True)}
+
+
 def from_parts(module: nn.Module, parts: Mapping[str, Tensor]) -> Tensor:
     """The quantized weight of `module`, whose parameter on the meta device carries the settings; without a copy of `parts`."""
     others = dict(parts)
     data: Any = others.pop("data")
+    packed = others.pop(_PACKED, None)
     if not others:
         return data
     from bitsandbytes.functional import QuantState
@@ -94,9 +115,19 @@ def from_parts(module: nn.Module, parts: Mapping[str, Tensor]) -> Tensor:
     if "SCB" in others:
         return Int8Params(data, requires_grad=False, **{**settings, "CB": data, "SCB": others["SCB"]})
     state = QuantState.from_dict(others, data.device)
+    if packed is not None:
+        _mark_as_packed(state, packed.tolist(), settings["quant_storage"])
     if settings.get("module") is not None:
         settings["module"].quant_state = state
     return Params4bit(data, requires_grad=False, **{**settings, "quant_state": state, "bnb_quantized": True})
+
+
+def _mark_as_packed(state: Any, before: list[int], storage: torch.dtype) -> None:
+    """What the library notes where it has put a weight in another order."""
+    state.original_dtype, state.original_nested, state.original_qshape = state.dtype, bool(before[0]), torch.Size(before[1:])
+    if storage != torch.uint8:
+        state.original_storage_type = storage
+    state.dtype, state.packing_format_for_cpu = torch.bfloat16, True
 
 
 def _four_bit(weight: Tensor, settings: dict[str, Any], *, use_numba: bool, threads: int | None, allocate: Allocate) -> Params4bit:

@@ -70,7 +70,7 @@ def test_nothing_fits(run: Callable[..., Outcome]) -> None:
     ("options", "words"),
     [
         (["--bits", "3"], "auto chooses how many bits"),
-        (["--resident", "1MB"], "can't be quantized while they are streamed"),
+        (["--resident", "1MB"], "auto can't choose for weights that are streamed"),
         (["--device", "mlx"], "auto does not work with the backend mlx"),
     ],
 )

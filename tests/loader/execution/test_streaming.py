@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from mmap import PAGESIZE
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import transformers
 from zoo import Entry
 from zoo import run as forward
 
+from mlload.loader.bench.page_cache import resident_pages
 from mlload.loader.checkpoint import Checkpoint
 from mlload.loader.errors import DoesNotFitError, InvalidCheckpointError, UsageError
 from mlload.loader.execution.full import fill
@@ -92,6 +94,20 @@ def one_thread() -> object:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def test_pages_that_are_given_back_for_good_leave_the_page_cache(tmp_path: Path) -> None:
+    _, plan, files = begin(save_llama(tmp_path, layers=1, hidden=512, inner=2048))
+    entry = max((entry for step in plan.steps for entry, _ in step.sources), key=lambda entry: entry.nbytes)
+    assert files.read(entry).isfinite().all()
+    os.sync()
+    pages = {}
+    for for_good in (False, True):
+        files.release(entry, for_good=for_good)
+        first, last = -(-entry.offset // PAGESIZE), (entry.offset + entry.nbytes) // PAGESIZE
+        pages[for_good] = resident_pages(tmp_path / entry.file)[first:last].count(1)
+        assert pages[False] == last - first
+    assert pages[True] < pages[False] / 2  # all but what the kernel is still busy with
 
 
 # ---- the same numbers ----
