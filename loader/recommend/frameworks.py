@@ -1,0 +1,95 @@
+"""What Python, torch, transformers and quantizers take themselves: measured, on this installation or on the one that the figures ship from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ...configs import table
+from ..cache_folder import cache_folder
+from ..memory import Memory
+from ..settings import Backend, QuantizationMethod
+from ..writing import write_whole
+from .way import Way
+
+_PACKAGES = ("torch", "transformers", "bitsandbytes", "hqq", "numba")
+_SHIPPED = "configs/frameworks.json: measured on another machine; --verify measures this one"
+# Weights from which on a quantizing loop is compiled, which takes numba.
+_COMPILED_FROM = {
+    QuantizationMethod.BNB_NF4: 100_000_000,
+    QuantizationMethod.BNB_FP4: 100_000_000,
+    QuantizationMethod.BNB_INT8: 300_000_000,
+    QuantizationMethod.HQQ: 5_000_000,
+}
+
+
+@dataclass(frozen=True)
+class Frameworks:
+    """Bytes by what takes them."""
+
+    sizes: Mapping[str, Mapping[str, object]]
+    source: str
+
+    def bytes_of(self, name: str) -> Memory:
+        """What `name` takes."""
+        found = self.sizes[name]
+        return Memory(*(int(str(found.get(kind, 0))) for kind in ("anonymous", "mapped", "device")))
+
+    def what(self, name: str) -> str:
+        """In words."""
+        return str(self.sizes[name].get("what", name))
+
+    def needed(self, way: Way, quantized_weights: int) -> list[str]:
+        """What is there at the peak of a way to load that quantizes so many weights."""
+        names = ["import"]
+        if way.quantization is not None:
+            method = way.quantization.method
+            names.append("nf4" if method is QuantizationMethod.BNB_FP4 else method.value)
+            if not way.on_device and quantized_weights >= _COMPILED_FROM.get(method, 1 << 62):
+                names.append("numba")
+        return names + (["cuda"] if way.backend is Backend.CUDA else [])
+
+
+def known_frameworks() -> Frameworks:
+    """As measured with these versions on this machine, else as shipped."""
+    path = _path()
+    shipped = table("frameworks")
+    if path is not None and path.is_file():
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            kept = None
+        if isinstance(kept, dict) and kept.get("versions") == versions() and isinstance(kept.get("sizes"), dict):
+            sizes = {name: {**line, **kept["sizes"].get(name, {})} for name, line in shipped.items()}
+            return Frameworks(sizes, f"measured on this machine, {path}")
+    return Frameworks(shipped, _SHIPPED)
+
+
+def keep(sizes: Mapping[str, Mapping[str, int]]) -> None:
+    """Remember what was measured, where there is a cache folder."""
+    path = _path()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps({"versions": versions(), "sizes": sizes}, indent=2).encode() + b"\n")
+
+
+@cache
+def versions() -> dict[str, str | None]:
+    """Of what was measured."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _path() -> Path | None:
+    folder = cache_folder("frameworks")
+    return None if folder is None else folder / "frameworks.json"
