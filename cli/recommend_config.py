@@ -40,7 +40,8 @@ def recommend_config(
         str | None, typer.Option("--memory", metavar="SIZE", help="Memory that the described device has (24GiB).", rich_help_panel=_MACHINE)
     ] = None,
     gpus: Annotated[
-        str | None, typer.Option("--gpus", metavar="NxSIZE", help="CUDA devices of a described machine (2x24GiB).", rich_help_panel=_MACHINE)
+        str | None,
+        typer.Option("--gpus", metavar="NxSIZE", help="CUDA devices of a described machine (2x24GiB).", rich_help_panel=_MACHINE),
     ] = None,
     host_memory: Annotated[
         str | None,
@@ -53,7 +54,9 @@ def recommend_config(
     show_all: Annotated[bool, typer.Option("--all", help="Show all candidates, not the first ones alone.")] = False,
     write: Annotated[Path | None, typer.Option("--write", metavar="FILE", help="Write what `load --config` takes (.yaml).")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Load it that way in a process of its own, and measure.")] = False,
-    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw the memory of the candidates: .png, .svg, .pdf.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the memory of the candidates: .png, .svg, .pdf.")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -95,9 +98,7 @@ class _Asked:
         from ..loader.recommend.recommendation import usual_use
 
         use = usual_use(checkpoint)
-        return replace(
-            use, context=self._context or use.context, batch=self._batch, attention=self._attention, cache_bits=self._cache_bits
-        )
+        return replace(use, context=self._context or use.context, batch=self._batch, attention=self._attention, cache_bits=self._cache_bits)
 
 
 class _Described:

@@ -17,9 +17,7 @@ from ..loader.text import format_bytes, printable
 _SHOWN = 12
 
 
-def recommend_tables(
-    found: Recommendation, measured: Verified | None, *, explain: bool, show_all: bool
-) -> Iterator[RenderableType]:
+def recommend_tables(found: Recommendation, measured: Verified | None, *, explain: bool, show_all: bool) -> Iterator[RenderableType]:
     """Headline, components of the best, measured beside predicted, candidates."""
     chosen = found.best or found.nearest
     yield _headline(found, chosen)
@@ -109,7 +107,13 @@ def _candidates(found: Recommendation, *, show_all: bool) -> Table:
         sizes = format_bytes(each.footprint.nbytes)
         style = "green" if each.fits else "dim"
         table.add_row(
-            str(number), each.way.precision, "+".join(each.way.devices), each.way.manner + kept, error, speed, sizes,
+            str(number),
+            each.way.precision,
+            "+".join(each.way.devices),
+            each.way.manner + kept,
+            error,
+            speed,
+            sizes,
             Text(printable(each.verdict), style=style),
         )
     if len(shown) < len(found.candidates):

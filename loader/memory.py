@@ -60,10 +60,14 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Memory while loading, at its highest, and once the model is loaded and its weights have been used."""
+    """Memory while loading, at its highest, and once the model is loaded and its weights have been used.
+
+    `at_once`: the most of the host's memory while loading, of both kinds together: their peaks need not be at the same moment.
+    """
 
     peak: Memory
     loaded: Memory
+    at_once: int = 0
 
     @property
     def kept_bytes(self) -> int:
@@ -80,8 +84,20 @@ def predict(plan: PlanSizes, *, on_device: bool, mapped: bool, workers: int) -> 
     """What loading `plan` whole takes. The transient of a step is what it reads in memory of its own before the result is there."""
     pages, made = _pages_and_made(plan, on_device=on_device, mapped=mapped)
     loaded = Memory(device=made) if on_device else Memory(anonymous=made, mapped=pages)
+    transient = _transient(plan, workers, on_device=on_device, mapped=mapped)
     reading = max((_read_and_given_back(unit) for unit in plan.units), default=0) if mapped else 0
-    return Prediction(loaded + _transient(plan, workers, on_device=on_device, mapped=mapped) + Memory(mapped=reading), loaded)
+    at_once = reading if on_device else _at_once(plan, transient.anonymous, mapped=mapped)
+    return Prediction(loaded + transient + Memory(mapped=reading), loaded, at_once)
+
+
+def _at_once(plan: PlanSizes, transient: int, *, mapped: bool) -> int:
+    """The most of the host's memory while units are made one after the other: those that are there, and the one that is read."""
+    there, most = 0, 0
+    for unit in plan.units:
+        there += sum(step.target_bytes for step in unit.steps if not (mapped and step.is_view))
+        reading = _read_and_given_back(unit) if mapped else 0
+        most = max(most, there + reading + min(transient, there))
+    return most
 
 
 def predict_streamed(plan: PlanSizes, *, on_device: bool, mapped: bool, resident: int | None) -> Prediction:

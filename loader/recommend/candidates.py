@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 
+from ..architecture import Kind
 from ..checkpoint import Checkpoint
 from ..execution.backends import BACKENDS
 from ..settings import Backend, LoadingStrategy
@@ -78,6 +79,16 @@ class Scene:
     def shapes(self) -> Shapes:
         """Of the checkpoint."""
         return shapes_of(self.checkpoint)
+
+    @cached_property
+    def later(self) -> frozenset[str]:
+        """Units that are used after the widest moment: a head of its own, a seq2seq model's decoder."""
+        architecture = self.checkpoint.architecture
+        head, stacks = architecture.structure.head, architecture.structure.stacks
+        prefixes = [f"{stack.prefix}." for stack in stacks if stack.role == "decoder"] if architecture.kind is Kind.SEQ2SEQ else []
+        return frozenset(
+            part.unit for part in self.parts if (head is not None and part.name == head.name) or part.name.startswith(tuple(prefixes))
+        )
 
     @cached_property
     def active_share(self) -> float:
@@ -171,7 +182,10 @@ def _judged(scene: Scene, way: Way, precision: Precision) -> Iterator[Candidate]
     if taken is None:
         return
     speed = seconds_a_token(
-        way, plan, active_share=scene.active_share, disk_rate=scene.machine.disk.read_rate if scene.machine.disk else None,
+        way,
+        plan,
+        active_share=scene.active_share,
+        disk_rate=scene.machine.disk.read_rate if scene.machine.disk else None,
         host_bytes=scene.host_bytes,
     )
     yield Candidate(way, taken, speed, _short(scene, way, taken), problem, rooms)
@@ -181,7 +195,7 @@ def _footprint(scene: Scene, way: Way, plan: PlanSketch, rooms: Mapping[str, int
     rules = BACKENDS[way.backend]
     workers = 1 if way.strategy in (LoadingStrategy.LOW_MEMORY, LoadingStrategy.STREAMING) else 0
     workers = workers or rules.workers(scene.machine.hardware, quantized=plan.quantized_weights > 0)
-    return footprint(way, Subject(plan, scene.shapes, scene.use, scene.frameworks), workers=workers, rooms=rooms)
+    return footprint(way, Subject(plan, scene.shapes, scene.use, scene.frameworks, scene.later), workers=workers, rooms=rooms)
 
 
 def _short(scene: Scene, way: Way, taken: Footprint) -> dict[str, int]:

@@ -5,15 +5,17 @@ Weights and what loading them takes are `memory.predict`'s numbers, which `mlloa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..architecture import Kind
 from ..devices import spread
 from ..dtypes import BITS, TORCH_NAMES
 from ..memory import Memory, Prediction, predict, predict_streamed
+from ..settings import QuantizationMethod
 from ..text import format_bytes
-from .activations import logits, widest
+from .activations import kernels, logits, widest
 from .component import ANONYMOUS, MAPPED, Bytes, Component, highest, on_host, total
 from .frameworks import Frameworks
 from .shapes import Shapes
@@ -27,11 +29,17 @@ _QUANTIZED_CACHE_GROUP, _QUANTIZED_CACHE_TAIL = 64, 128  # of transformers' Quan
 
 @dataclass(frozen=True)
 class Footprint:
-    """`components` in the table's order. `together`: the most of weights that are in the host's memory at once, of both kinds."""
+    """`components` in the table's order.
+
+    `at_once`: the most of the host's memory that loading takes beside the framework. `later_pages`: of files, which are used only after
+    the widest moment. `cache_comes_after`: the activations.
+    """
 
     components: tuple[Component, ...]
-    unit_devices: Mapping[str, str] | None = None
+    at_once: int
+    later_pages: int = 0
     resident: int | None = None
+    cache_comes_after: bool = False
 
     def component(self, name: str) -> Bytes:
         """The bytes of one, none where there is no such."""
@@ -45,9 +53,21 @@ class Footprint:
     @cached_property
     def computing(self) -> Bytes:
         """At the highest while it computes; a streamed model is loaded meanwhile."""
-        streamed = ("loading",) if self.resident is not None else ()
-        kept = total(self.component(name) for name in ("framework", "weights", "kv cache", "scratch", *streamed))
-        return total((kept, highest((self.component("activations"), self.component("logits")))))
+        kept = [self.component(name) for name in ("framework", "forward", "weights", "kernels")]
+        if self.resident is not None:
+            kept.append(self.component("loading"))
+        return total((*kept, highest((self.in_layers, self.in_head))))
+
+    @property
+    def in_layers(self) -> Bytes:
+        """What comes with the layers: a seq2seq model's keys and values are made of what its encoder gave."""
+        names = ("activations", "scratch") if self.cache_comes_after else ("activations", "scratch", "kv cache")
+        return total(self.component(name) for name in names)
+
+    @property
+    def in_head(self) -> Bytes:
+        """What comes with the head."""
+        return total((self.component("logits"), self.component("kv cache")))
 
     @cached_property
     def peak(self) -> Bytes:
@@ -56,11 +76,13 @@ class Footprint:
 
     @cached_property
     def host(self) -> int:
-        """The most of the host's memory at once."""
-        both = (on_host(self.loading), on_host(self.computing))
-        weights = on_host(self.component("weights"))
-        spared = 0 if self.resident is None else max(0, weights - self.resident)  # pages and what is made share one budget
-        return max(both) - spared
+        """The most of the host's memory at once: what is mapped, and what is made, need not be there at the same moment."""
+        loading = on_host(self.component("framework")) + self.at_once
+        in_layers, in_head = on_host(self.in_layers), on_host(self.in_head)
+        kept = on_host(self.computing) - max(in_layers, in_head)
+        if self.resident is not None:  # pages and what is made share one budget
+            kept -= max(0, on_host(self.component("weights")) - self.resident)
+        return max(loading, kept + max(in_layers - self.later_pages, in_head))
 
     @cached_property
     def nbytes(self) -> int:
@@ -76,6 +98,7 @@ class Subject:
     shapes: Shapes
     use: Use
     frameworks: Frameworks
+    later: Collection[str] = ()  # units that are used after the widest moment: the head, a seq2seq model's decoder
 
 
 def footprint(way: Way, subject: Subject, *, workers: int, rooms: Mapping[str, int] | None = None) -> Footprint | None:
@@ -95,12 +118,20 @@ def footprint(way: Way, subject: Subject, *, workers: int, rooms: Mapping[str, i
         _framework(way, subject, places),
         _weights(way, subject, prediction, places),
         _loading(prediction, places),
+        _forward(subject),
         _cache(way, subject, places),
         _activations(way, subject, places),
         _logits(way, subject, places),
         _scratch(way, subject, places),
+        _kernels(way, subject),
     )
-    return Footprint(components, units, resident)
+    later_pages = 0 if way.on_device or resident is not None else _pages(subject.plan, subject.later)
+    return Footprint(components, prediction.at_once, later_pages, resident, subject.shapes.kind is Kind.SEQ2SEQ)
+
+
+def _pages(plan: PlanSketch, names: Collection[str]) -> int:
+    """Bytes of these units that are pages of files."""
+    return sum(step.target_bytes for unit in plan.units if unit.name in names for step in unit.steps if step.is_view)
 
 
 @dataclass(frozen=True)
@@ -146,7 +177,9 @@ def _framework(way: Way, subject: Subject, places: _Places) -> Component:
         MAPPED: sum(subject.frameworks.bytes_of(name).mapped for name in names),
     }
     device = sum(subject.frameworks.bytes_of(name).device for name in names)
-    arithmetic = " + ".join(f"{subject.frameworks.what(name)} {format_bytes(subject.frameworks.bytes_of(name).anonymous)}" for name in names)
+    arithmetic = " + ".join(
+        f"{subject.frameworks.what(name)} {format_bytes(subject.frameworks.bytes_of(name).anonymous)}" for name in names
+    )
     return Component("framework", total((host, places.computing(device) if device else {})), arithmetic, subject.frameworks.source)
 
 
@@ -183,7 +216,9 @@ def _cache(way: Way, subject: Subject, places: _Places) -> Component:
 
 def _activations(way: Way, subject: Subject, places: _Places) -> Component:
     moment = widest(subject.shapes, subject.use, BITS[TORCH_NAMES[way.dtype]] // 8)
-    return Component("activations", places.computing(moment.nbytes), f"{moment.name}: {moment.arithmetic}", "loader/recommend/activations.py")
+    return Component(
+        "activations", places.computing(moment.nbytes), f"{moment.name}: {moment.arithmetic}", "loader/recommend/activations.py"
+    )
 
 
 def _logits(way: Way, subject: Subject, places: _Places) -> Component:
@@ -191,10 +226,28 @@ def _logits(way: Way, subject: Subject, places: _Places) -> Component:
     return Component("logits", places.last(moment.nbytes), moment.arithmetic, "loader/recommend/activations.py")
 
 
+def _forward(subject: Subject) -> Component:
+    memory = subject.frameworks.bytes_of("forward")
+    return Component(
+        "forward", {ANONYMOUS: memory.anonymous, MAPPED: memory.mapped}, subject.frameworks.what("forward"), subject.frameworks.source
+    )
+
+
+def _kernels(way: Way, subject: Subject) -> Component:
+    """On a device they are part of the framework."""
+    moment = kernels(subject.shapes, subject.use, way.dtype)
+    if way.on_device:
+        return Component("kernels", {}, "in the framework", "")
+    return Component("kernels", {ANONYMOUS: moment.nbytes}, moment.arithmetic, "measured, loader/recommend/activations.py")
+
+
 def _scratch(way: Way, subject: Subject, places: _Places) -> Component:
-    """What kernels take for a matrix: a quantized one is unpacked, and on a CPU one in bfloat16 is laid out anew for each product."""
-    width = BITS[TORCH_NAMES[way.dtype]] // 8
+    """What a product with a quantized matrix takes: it is unpacked; or, of int8 on a CPU, what comes of whole numbers is made floats."""
     largest = max((step.quantized_weights for step in subject.plan.steps), default=0)
-    if largest:
-        return Component("scratch", places.computing(largest * width), f"{largest:,} weights unpacked x {width} B", "measured")
-    return Component("scratch", {}, "none", "")
+    if not largest or way.quantization is None:
+        return Component("scratch", {}, "none", "")
+    if way.quantization.method is QuantizationMethod.BNB_INT8 and not way.on_device:
+        tokens, inner = subject.use.tokens, subject.shapes.inner
+        return Component("scratch", places.computing(tokens * inner * 12), f"{tokens:,} tokens x {inner:,} x 12 B", "measured")
+    width = BITS[TORCH_NAMES[way.dtype]] // 8
+    return Component("scratch", places.computing(largest * width), f"{largest:,} weights unpacked x {width} B", "measured")

@@ -1,4 +1,4 @@
-"""What Python, torch, transformers and quantizers take themselves: measured, on this installation or on the one that the figures ship from."""
+"""What Python, torch, transformers and quantizers take themselves: measured here, or where the figures that are shipped come from."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Frameworks:
         return str(self.sizes[name].get("what", name))
 
     def needed(self, way: Way, quantized_weights: int) -> list[str]:
-        """What is there at the peak of a way to load that quantizes so many weights."""
+        """What is there while a model is loaded that way, of which so many weights are quantized; `forward` comes later."""
         names = ["import"]
         if way.quantization is not None:
             method = way.quantization.method

@@ -59,7 +59,8 @@ class Machine:
             "cores": hardware.cores,
             "host_free_bytes": hardware.free_bytes if self.host_is_known else None,
             "devices": [
-                {"device": name, "name": each.name, "total_bytes": each.total_bytes, "free_bytes": each.free_bytes} for name, each in devices
+                {"device": name, "name": each.name, "total_bytes": each.total_bytes, "free_bytes": each.free_bytes}
+                for name, each in devices
             ],
             "limits": [{"group": each.group, "bytes": each.nbytes, "left": each.left} for each in self.limits],
             "numa_nodes": [{"node": each.number, "total_bytes": each.total_bytes, "free_bytes": each.free_bytes} for each in self.nodes],
@@ -81,7 +82,9 @@ def this_machine(folder: Path | None = None) -> Machine:
     return Machine(hardware, limits, memory_nodes(), None if folder is None else disk_of(folder))
 
 
-def declared_machine(*, device: str | None = None, memory: str | int | None = None, gpus: str | None = None, host: int | None = None) -> Machine:
+def declared_machine(
+    *, device: str | None = None, memory: str | int | None = None, gpus: str | None = None, host: int | None = None
+) -> Machine:
     """The machine that is described: `gpus` as `2x24GiB`, or one `device` with so much `memory`. Raises UsageError for what is none.
 
     `host` is the memory beside GPUs; without it nothing is known of it, and nothing is asked of it.
@@ -105,9 +108,7 @@ def declared_machine(*, device: str | None = None, memory: str | int | None = No
 def only(machine: Machine, backend: Backend) -> Machine:
     """The machine as if there were nothing to compute on but `backend`."""
     hardware = machine.hardware
-    kept = replace(
-        hardware, cuda=hardware.cuda if backend is Backend.CUDA else (), mps=hardware.mps if backend is Backend.MPS else None
-    )
+    kept = replace(hardware, cuda=hardware.cuda if backend is Backend.CUDA else (), mps=hardware.mps if backend is Backend.MPS else None)
     return replace(machine, hardware=kept)
 
 

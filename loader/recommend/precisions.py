@@ -97,5 +97,3 @@ def _problem_of_stored(method: str, backend: Backend) -> str | None:
 def _missing(packages: list[str] | tuple[str, ...]) -> str | None:
     lacking = next((package for package in packages if find_spec(package) is None), None)
     return None if lacking is None else f"needs {lacking}"
-
-

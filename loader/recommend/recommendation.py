@@ -140,9 +140,7 @@ def recommend(
     Reads headers and config only, and imports no torch. Raises what `Checkpoint.open` raises, and what speaks against loading.
     """
     if objective not in OBJECTIVES:
-        raise UsageError(
-            f"unknown objective '{objective}'", hint=did_you_mean(objective, OBJECTIVES) or f"known: {', '.join(OBJECTIVES)}"
-        )
+        raise UsageError(f"unknown objective '{objective}'", hint=did_you_mean(objective, OBJECTIVES) or f"known: {', '.join(OBJECTIVES)}")
     checkpoint = model if isinstance(model, Checkpoint) else Checkpoint.open(model)
     check_checkpoint(checkpoint, allow_missing=False)
     machine = machine or machine_for(checkpoint)
@@ -165,7 +163,9 @@ def ranked(found: Sequence[Candidate], objective: str) -> list[Candidate]:
     """The best that fits first; then what would fit with more memory, the least lacking first; then what can't be done here."""
     key = OBJECTIVES[objective][1]
     fitting = sorted((each for each in found if each.fits), key=key)
-    lacking = sorted((each for each in found if each.problem is None and each.short), key=lambda each: (sum(each.short.values()), *key(each)))
+    lacking = sorted(
+        (each for each in found if each.problem is None and each.short), key=lambda each: (sum(each.short.values()), *key(each))
+    )
     return [*fitting, *lacking, *(each for each in found if each.problem is not None)]
 
 
@@ -244,4 +244,3 @@ def _notes(scene: Scene) -> list[str]:
     if scene.checkpoint.source == "hub" and not machine.is_declared:
         notes.append("the weights have to be downloaded first")
     return notes
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from ..architecture import ActivationType, Kind, NormType
@@ -12,7 +11,6 @@ from ..checkpoint import Checkpoint
 from ..dtypes import BITS
 
 _GATED = (ActivationType.SWIGLU, ActivationType.GEGLU, ActivationType.REGLU)
-_EXPERT = re.compile(r"experts?\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +29,7 @@ class Shapes:
     is_gated: bool
     is_rms_normed: bool
     has_rope: bool
+    has_position_bias: bool
     experts: int
     experts_per_token: int
     expert_inner: int
@@ -48,7 +47,8 @@ def shapes_of(checkpoint: Checkpoint) -> Shapes:
     """The sizes; 0 for what neither config nor tensors tell."""
     view, architecture = ConfigView(checkpoint.config), checkpoint.architecture
     structure = architecture.structure
-    embedding, head = structure.embedding, structure.head
+    embedding = structure.embedding
+    table_of_words = structure.head or embedding
     hidden = view.integer("hidden_size") or (embedding.shape[1] if embedding else 0)
     heads, width = view.integer("num_attention_heads") or 0, head_dim(view, hidden) or 0
     cache = detect_kv_cache(view, structure, architecture.kind, _dtype(checkpoint))
@@ -60,12 +60,13 @@ def shapes_of(checkpoint: Checkpoint) -> Shapes:
         heads=heads,
         queries=heads * width,
         keys=(kv_heads(view) or heads) * width,
-        vocabulary=(head or embedding).shape[0] if (head or embedding) is not None else view.integer("vocab_size") or 0,  # pyright: ignore[reportOptionalMemberAccess]
+        vocabulary=table_of_words.shape[0] if table_of_words else view.integer("vocab_size") or 0,
         layers=structure.main.num_layers if structure.main else 0,
         context=view.integer("max_position_embeddings"),
         is_gated=architecture.activation in _GATED,
         is_rms_normed=architecture.norm_type is NormType.RMS_NORM,
         has_rope=architecture.rope is not None,
+        has_position_bias=any("relative_attention_bias" in name for stack in structure.stacks for name in stack.names),
         experts=experts,
         experts_per_token=view.integer("num_experts_per_tok") or 0,
         expert_inner=(view.integer("moe_intermediate_size") or view.integer("intermediate_size") or 0) if experts else 0,

@@ -172,7 +172,9 @@ class _PartMaker:
         """The part that experts' tensors become together."""
         first, numel = entries[0], sum(entry.numel for entry in entries)
         nbytes = sum(entry.nbytes for entry in entries)
-        return Part(self._unit_of(first.name), name, (len(entries), *first.shape), numel, first.dtype, nbytes, is_stack=True, is_routed=True)
+        return Part(
+            self._unit_of(first.name), name, (len(entries), *first.shape), numel, first.dtype, nbytes, is_stack=True, is_routed=True
+        )
 
     def _is_linear(self, entry: TensorEntry) -> bool:
         name = entry.name

@@ -14,7 +14,8 @@ _MOST = 1 << 24
 class Use:
     """A forward over `batch` sequences of `context` tokens, which fills the cache; tokens that follow take less.
 
-    `cache_bits`: of keys and values in a cache that transformers quantizes (`cache_implementation="quantized"`); None for the model's dtype.
+    `cache_bits`: of keys and values in a cache that transformers quantizes (`cache_implementation="quantized"`); None for the model's
+    dtype.
     """
 
     context: int = 2048

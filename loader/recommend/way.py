@@ -9,7 +9,8 @@ from ..settings import Backend, LoadingStrategy, ModelLoadingConfig, Quantizatio
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """`devices`: one, or several that share the model. `resident`: bytes of weights that streaming keeps. `offload`: weights stay on the host.
+    """`devices`: one, or several that share the model. `resident`: bytes of weights that streaming keeps. `offload`: weights stay on
+    the host.
 
     `loss`: the error of its weights against the stored ones, relative to their size.
     """
