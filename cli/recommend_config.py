@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from .options import Debug, Json, Model
 from .output import note, print_json, print_tables, waiting
+from .recommend_options import (
+    All,
+    Attention,
+    Batch,
+    CacheBits,
+    Context,
+    Device,
+    Explain,
+    Gpus,
+    HostMemory,
+    MeasureDisk,
+    Memory,
+    Objective,
+    Plot,
+    Verify,
+    Write,
+)
 
 if TYPE_CHECKING:
     from ..loader.checkpoint import Checkpoint
@@ -18,45 +33,24 @@ if TYPE_CHECKING:
     from ..loader.recommend.use import Use
     from ..loader.recommend.verify import Verified
 
-_MACHINE, _USE = "The machine", "What it is used for"
-
 
 def recommend_config(
     model: Model,
-    objective: Annotated[str, typer.Option("--objective", help="balanced, fidelity, speed or memory: what to rank by.")] = "balanced",
-    context: Annotated[
-        int | None, typer.Option("--context", help="Tokens of a sequence; 2,048, or as many as the model reads.", rich_help_panel=_USE)
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Sequences at once.", rich_help_panel=_USE)] = 1,
-    attention: Annotated[str, typer.Option("--attention", help="sdpa, eager or flash_attention_2.", rich_help_panel=_USE)] = "sdpa",
-    cache_bits: Annotated[
-        int | None, typer.Option("--cache-bits", help="Keys and values in transformers' quantized cache: 2, 4, 8.", rich_help_panel=_USE)
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option("--device", help="cpu, cuda or mps alone; with --memory a described one.", rich_help_panel=_MACHINE),
-    ] = None,
-    memory: Annotated[
-        str | None, typer.Option("--memory", metavar="SIZE", help="Memory that the described device has (24GiB).", rich_help_panel=_MACHINE)
-    ] = None,
-    gpus: Annotated[
-        str | None,
-        typer.Option("--gpus", metavar="NxSIZE", help="CUDA devices of a described machine (2x24GiB).", rich_help_panel=_MACHINE),
-    ] = None,
-    host_memory: Annotated[
-        str | None,
-        typer.Option("--host-memory", metavar="SIZE", help="Memory beside described devices.", rich_help_panel=_MACHINE),
-    ] = None,
-    measure_disk: Annotated[
-        bool, typer.Option("--measure-disk", help="Read up to 4 GiB of the weights to know how fast that is.", rich_help_panel=_MACHINE)
-    ] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the arithmetic of every number, and its source.")] = False,
-    show_all: Annotated[bool, typer.Option("--all", help="Show all candidates, not the first ones alone.")] = False,
-    write: Annotated[Path | None, typer.Option("--write", metavar="FILE", help="Write what `load --config` takes (.yaml).")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Load it that way in a process of its own, and measure.")] = False,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the memory of the candidates: .png, .svg, .pdf.")
-    ] = None,
+    objective: Objective = "balanced",
+    context: Context = None,
+    batch: Batch = 1,
+    attention: Attention = "sdpa",
+    cache_bits: CacheBits = None,
+    device: Device = None,
+    memory: Memory = None,
+    gpus: Gpus = None,
+    host_memory: HostMemory = None,
+    measure_disk: MeasureDisk = False,
+    explain: Explain = False,
+    show_all: All = False,
+    write: Write = None,
+    verify: Verify = False,
+    plot: Plot = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -66,12 +60,8 @@ def recommend_config(
     """
     del debug  # read where errors are turned into lines
     _check_files(write, plot)
-    found = _recommended(
-        model,
-        objective,
-        _Asked(context, batch, attention, cache_bits),
-        _Described(device, memory, gpus, host_memory, measure_disk),
-    )
+    machine = _Described(device, memory, gpus, host_memory, measure_disk)
+    found = _recommended(model, objective, _Asked(context, batch, attention, cache_bits), machine, calibrated=verify)
     if write is not None and found.best is not None:
         _write(write, found)
     if plot is not None:
@@ -98,7 +88,13 @@ class _Asked:
         from ..loader.recommend.recommendation import usual_use
 
         use = usual_use(checkpoint)
-        return replace(use, context=self._context or use.context, batch=self._batch, attention=self._attention, cache_bits=self._cache_bits)
+        return replace(
+            use,
+            context=use.context if self._context is None else self._context,
+            batch=self._batch,
+            attention=self._attention,
+            cache_bits=self._cache_bits,
+        )
 
 
 class _Described:
@@ -121,14 +117,23 @@ class _Described:
         return machine_for(checkpoint, measure_disk=self._measure_disk)
 
 
-def _recommended(model: str, objective: str, asked: _Asked, described: _Described) -> Recommendation:
+def _recommended(model: str, objective: str, asked: _Asked, described: _Described, *, calibrated: bool) -> Recommendation:
+    """What is recommended; `calibrated` with what the frameworks that it takes are measured to take here."""
     from ..loader.checkpoint import Checkpoint
     from ..loader.recommend.recommendation import recommend
 
     with waiting(f"reading {model}"):
         checkpoint = Checkpoint.open(model)
     device = None if described.device is None else described.device.partition(":")[0]
-    return recommend(checkpoint, objective=objective, machine=described.machine(checkpoint), backend=device, use=asked.use(checkpoint))
+    machine, use = described.machine(checkpoint), asked.use(checkpoint)
+    found = recommend(checkpoint, objective=objective, machine=machine, backend=device, use=use)
+    if not calibrated or found.best is None:
+        return found
+    from ..loader.recommend.calibration import measure_lacking
+
+    with waiting("measuring what frameworks take"):
+        is_new = measure_lacking(found.best.frameworks)
+    return recommend(checkpoint, objective=objective, machine=machine, backend=device, use=use) if is_new else found
 
 
 def _check_files(write: Path | None, plot: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -11,8 +12,10 @@ from rich.text import Text
 from ..loader.recommend.candidates import Candidate
 from ..loader.recommend.component import Bytes
 from ..loader.recommend.recommendation import OBJECTIVES, Recommendation
-from ..loader.recommend.verify import Verified
 from ..loader.text import format_bytes, printable
+
+if TYPE_CHECKING:
+    from ..loader.recommend.verify import Verified
 
 _SHOWN = 12
 

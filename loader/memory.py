@@ -36,8 +36,6 @@ class PlanSizes(Protocol):
     def units(self) -> Sequence[UnitSizes]: ...  # noqa: D102
     @property
     def steps(self) -> Iterator[StepSizes]: ...  # noqa: D102
-    @property
-    def target_bytes(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,7 @@ def _read_and_given_back(unit: UnitSizes) -> int:
 def _pages_and_made(plan: PlanSizes, *, on_device: bool, mapped: bool) -> tuple[int, int]:
     """Bytes of the model's weights that are pages of files, and of all others."""
     pages = sum(step.target_bytes for step in plan.steps if mapped and not on_device and step.is_view)
-    return pages, plan.target_bytes - pages
+    return pages, sum(unit.target_bytes for unit in plan.units) - pages
 
 
 def _transient(plan: PlanSizes, workers: int, *, on_device: bool, mapped: bool) -> Memory:

@@ -32,6 +32,7 @@ class Candidate:
     """A way, what it takes, and what that leaves to wish for.
 
     `short`: bytes that are lacking, by place. `problem`: why it can't be done here at all. `rooms`: of weights on each of several devices.
+    `frameworks`: those that it takes, by their names in configs/frameworks.json.
     """
 
     way: Way
@@ -40,6 +41,7 @@ class Candidate:
     short: Mapping[str, int] = field(default_factory=dict)
     problem: str | None = None
     rooms: Mapping[str, int] | None = None
+    frameworks: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -188,7 +190,8 @@ def _judged(scene: Scene, way: Way, precision: Precision) -> Iterator[Candidate]
         disk_rate=scene.machine.disk.read_rate if scene.machine.disk else None,
         host_bytes=scene.host_bytes,
     )
-    yield Candidate(way, taken, speed, _short(scene, way, taken), problem, rooms)
+    frameworks = tuple(scene.frameworks.needed(way, plan.quantized_weights))
+    yield Candidate(way, taken, speed, _short(scene, way, taken), problem, rooms, frameworks)
 
 
 def _footprint(scene: Scene, way: Way, plan: PlanSketch, rooms: Mapping[str, int] | None = None) -> Footprint | None:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ...configs import table
@@ -56,17 +55,24 @@ class Frameworks:
 
 def known_frameworks() -> Frameworks:
     """As measured with these versions on this machine, else as shipped."""
+    shipped, kept = table("frameworks"), kept_sizes()
+    if not kept:
+        return Frameworks(shipped, _SHIPPED)
+    return Frameworks({name: {**line, **kept.get(name, {})} for name, line in shipped.items()}, f"measured on this machine, {_path()}")
+
+
+def kept_sizes() -> dict[str, dict[str, int]]:
+    """What was measured with these versions; nothing where that was never done, or what was written can't be read."""
     path = _path()
-    shipped = table("frameworks")
-    if path is not None and path.is_file():
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            kept = None
-        if isinstance(kept, dict) and kept.get("versions") == versions() and isinstance(kept.get("sizes"), dict):
-            sizes = {name: {**line, **kept["sizes"].get(name, {})} for name, line in shipped.items()}
-            return Frameworks(sizes, f"measured on this machine, {path}")
-    return Frameworks(shipped, _SHIPPED)
+    if path is None or not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["versions"] != versions():
+            return {}
+        return {str(name): {kind: int(nbytes) for kind, nbytes in line.items()} for name, line in found["sizes"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def keep(sizes: Mapping[str, Mapping[str, int]]) -> None:
@@ -84,6 +90,8 @@ def versions() -> dict[str, str | None]:
 
 
 def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from ...configs import table
 from ..checkpoint import Checkpoint
@@ -43,13 +44,14 @@ def precisions(checkpoint: Checkpoint, backend: Backend, hardware: Hardware) -> 
     own = own_dtype(checkpoint)
     if checkpoint.quantization is not None:
         problem = _problem_of_stored(checkpoint.quantization.method, backend)
-        yield Precision(own if checkpoint.format != "gguf" else "float32", None, 0.0, problem)
+        for dtype in ("float32", "bfloat16") if checkpoint.format == "gguf" else (own,):
+            yield Precision(dtype, None, 0.0, problem)
         return
     for dtype in dict.fromkeys((own, "float32", "bfloat16", "float16")):
         problem = _problem_of_dtype(dtype, backend, hardware)
         if dtype != "float16" or own != "bfloat16" or _problem_of_dtype(own, backend, hardware):  # its range is narrower: numbers overflow
             yield Precision(dtype, None, _rounding(own, dtype), problem)
-    for line in table("precisions"):
+    for line in table("precisions").values():
         quantization = QuantizationConfig(QuantizationMethod(line["method"]), bits=line["bits"])
         yield Precision(own, quantization, line["loss"], _problem_of_method(line, backend))
 
@@ -78,7 +80,7 @@ def _problem_of_dtype(dtype: str, backend: Backend, hardware: Hardware) -> str |
     return None
 
 
-def _problem_of_method(line: dict[str, list[str]], backend: Backend) -> str | None:
+def _problem_of_method(line: Mapping[str, Any], backend: Backend) -> str | None:
     if backend.value not in line["devices"]:
         return f"does not compute on {backend.value}"
     return _missing(line["packages"])
@@ -94,6 +96,6 @@ def _problem_of_stored(method: str, backend: Backend) -> str | None:
     return _missing(packages)
 
 
-def _missing(packages: list[str] | tuple[str, ...]) -> str | None:
+def _missing(packages: Sequence[str]) -> str | None:
     lacking = next((package for package in packages if find_spec(package) is None), None)
     return None if lacking is None else f"needs {lacking}"

@@ -64,7 +64,7 @@ class Recommendation:
             self.check()
             raise AssertionError
         attention = None if self.use.attention == "sdpa" else self.use.attention
-        return chosen.way.settings(self.reference, attention=attention, rooms=dict(chosen.rooms or {}))
+        return chosen.way.settings(self.reference, attention=attention, rooms=chosen.rooms)
 
     def check(self) -> None:
         """Raises DoesNotFitError, with the nearest thing and what streaming takes, where nothing fits."""

@@ -127,7 +127,8 @@ def parts_of(checkpoint: Checkpoint) -> tuple[Part, ...]:
         else:
             rest = _BESIDE_ANOTHER.sub("gate_up", found["rest"])
             stacks.setdefault((found["experts"], rest), []).append(entry)
-    return (*parts, *(maker.stack(f"{experts}.{rest}", entries) for (experts, rest), entries in stacks.items()))
+    parts += (maker.stack(f"{experts}.{rest}", entries) for (experts, rest), entries in stacks.items())
+    return tuple(sorted(parts, key=lambda part: maker.place(part.unit)))
 
 
 class _PartMaker:
@@ -141,9 +142,15 @@ class _PartMaker:
         self._exact = [re.compile(words) for key, words in facts["exact_in_float16"].items() if key in family]
         self._unit_of = unit_of
         self._experts = view.integer("num_experts")
-        self._inside = {f"{stack.prefix}." for stack in structure.stacks}
+        self._inside = tuple(f"{stack.prefix}." for stack in structure.stacks)
+        self._first = unit_of(structure.embedding.name) if structure.embedding else None
         self._apart = {each.name for each in (structure.embedding, structure.head) if each is not None}
         self._beyond = _layers_beyond(view, structure)
+
+    def place(self, unit: str) -> tuple[object, ...]:
+        """Where the model's own order has a unit, which is not that of files: the embedding, layers by their numbers, what comes after."""
+        rank = 0 if unit == self._first else 1 if unit.startswith(self._inside) else 2
+        return rank, *((0, int(word), "") if word.isdecimal() else (1, 0, word) for word in unit.split("."))
 
     def is_left_out(self, entry: TensorEntry) -> bool:
         """Whether the model has no tensor of its own for it."""
@@ -196,12 +203,21 @@ def _layers_beyond(view: ConfigView, structure: Structure) -> tuple[str, ...]:
 def sketch(parts: tuple[Part, ...], dtype: str, quantization: QuantizationConfig | None = None) -> PlanSketch:
     """The plan for `parts` in `dtype` (as torch names it), linear ones quantized as is asked."""
     stored = TORCH_NAMES[dtype]
+    if any(part.dtype not in BITS for part in parts):
+        return _dequantized(parts, stored)
     weights = sum(part.numel for part in parts if part.is_linear)
     is_compiled = weights >= HQQ_SEARCH_WORTH_COMPILING and find_spec("numba") is not None
     units: dict[str, list[StepSketch]] = {}
     for part in parts:
         units.setdefault(part.unit, []).append(_step(part, stored, quantization, is_compiled=is_compiled))
     return PlanSketch(tuple(UnitSketch(name, tuple(steps)) for name, steps in units.items()))
+
+
+def _dequantized(parts: tuple[Part, ...], dtype: str) -> PlanSketch:
+    """GGUF: transformers makes all weights at once, which are there a second time until they are in their places."""
+    nbytes = sum(part.numel for part in parts) * BITS[dtype] // 8
+    step = StepSketch("all weights", sum(part.source_bytes for part in parts), nbytes, nbytes, False)
+    return PlanSketch((UnitSketch(step.unit, (step,)),))
 
 
 def _step(part: Part, dtype: str, asked: QuantizationConfig | None, *, is_compiled: bool) -> StepSketch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..settings import Backend, LoadingStrategy, ModelLoadingConfig, QuantizationConfig
@@ -52,7 +53,7 @@ class Way:
         """Precision, place and manner."""
         return f"{self.precision} on {'+'.join(self.devices)}, {self.manner}"
 
-    def settings(self, reference: str, *, attention: str | None = None, rooms: dict[int | str, int] | None = None) -> ModelLoadingConfig:
+    def settings(self, reference: str, *, attention: str | None = None, rooms: Mapping[str, int] | None = None) -> ModelLoadingConfig:
         """What `mlload load` is to be asked for. `rooms`: bytes of weights for each of several devices."""
         over_devices = len(self.devices) > 1
         return ModelLoadingConfig(
@@ -64,6 +65,6 @@ class Way:
             quantization_config=self.quantization,
             resident=None if self.offload else self.resident,
             offload_to_cpu=self.offload,
-            max_memory=dict(rooms) if over_devices and rooms else None,  # pyright: ignore[reportArgumentType]  # of a mapping's invariant value
+            max_memory={name: room for name, room in rooms.items()} if over_devices and rooms else None,
             attn_implementation=attention,
         )
