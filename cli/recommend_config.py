@@ -88,13 +88,8 @@ class _Asked:
         from ..loader.recommend.recommendation import usual_use
 
         use = usual_use(checkpoint)
-        return replace(
-            use,
-            context=use.context if self._context is None else self._context,
-            batch=self._batch,
-            attention=self._attention,
-            cache_bits=self._cache_bits,
-        )
+        context = use.context if self._context is None else self._context
+        return replace(use, context=context, batch=self._batch, attention=self._attention, cache_bits=self._cache_bits)
 
 
 class _Described:
