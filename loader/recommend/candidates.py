@@ -159,7 +159,7 @@ def _devices(machine: Machine, backend: Backend) -> tuple[str, ...]:
 
 def _most_resident(scene: Scene, least: Way, plan: PlanSketch) -> int | None:
     """The most that streaming can keep where the least leaves something over; None where it leaves nothing, or room for all."""
-    taken = _footprint(scene, least, plan)
+    taken = footprint_of(scene, least, plan)
     if taken is None or least.resident is None:
         return None
     host = scene.host_bytes
@@ -178,9 +178,9 @@ def _judged(scene: Scene, way: Way, precision: Precision) -> Iterator[Candidate]
     problem = precision.problem
     if rooms is not None and problem is None and find_spec("accelerate") is None:
         problem = "needs accelerate"
-    taken = _footprint(scene, way, plan, rooms)
+    taken = footprint_of(scene, way, plan, rooms)
     if taken is None:  # it can't be laid out: as if all were on the first device
-        taken = _footprint(scene, replace(way, devices=way.devices[:1]), plan)
+        taken = footprint_of(scene, replace(way, devices=way.devices[:1]), plan)
     if taken is None:
         return
     speed = seconds_a_token(
@@ -194,7 +194,8 @@ def _judged(scene: Scene, way: Way, precision: Precision) -> Iterator[Candidate]
     yield Candidate(way, taken, speed, _short(scene, way, taken), problem, rooms, frameworks)
 
 
-def _footprint(scene: Scene, way: Way, plan: PlanSketch, rooms: Mapping[str, int] | None = None) -> Footprint | None:
+def footprint_of(scene: Scene, way: Way, plan: PlanSketch, rooms: Mapping[str, int] | None = None) -> Footprint | None:
+    """What a way takes on the machine of `scene`; None where the model does not fit in the `rooms` of several devices."""
     rules = BACKENDS[way.backend]
     workers = 1 if way.strategy in (LoadingStrategy.LOW_MEMORY, LoadingStrategy.STREAMING) else 0
     workers = workers or rules.workers(scene.machine.hardware, quantized=plan.quantized_weights > 0)
@@ -216,7 +217,7 @@ def _short(scene: Scene, way: Way, taken: Footprint) -> dict[str, int]:
 
 def _rooms(scene: Scene, way: Way, plan: PlanSketch) -> dict[str, int]:
     """Bytes of weights for each device: what is left of it beside all else, of which the cache goes with the layers."""
-    alone = _footprint(scene, replace(way, devices=way.devices[:1]), plan)
+    alone = footprint_of(scene, replace(way, devices=way.devices[:1]), plan)
     if alone is None:
         return {}
     first = way.devices[0]
