@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from .recommend_options import (
 
 if TYPE_CHECKING:
     from ..loader.checkpoint import Checkpoint
+    from ..loader.recommend.candidates import Candidate
     from ..loader.recommend.machine import Machine
     from ..loader.recommend.recommendation import Recommendation
     from ..loader.recommend.use import Use
@@ -60,8 +62,19 @@ def recommend_config(
     """
     del debug  # read where errors are turned into lines
     _check_files(write, plot)
-    machine = _Described(device, memory, gpus, host_memory, measure_disk)
-    found = _recommended(model, objective, _Asked(context, batch, attention, cache_bits), machine, calibrated=verify)
+    with waiting(f"reading {model}"):
+        checkpoint = _opened(model)
+    ask = partial(
+        _recommended,
+        checkpoint,
+        _machine(checkpoint, device=device, memory=memory, gpus=gpus, host_memory=host_memory, measure_disk=measure_disk),
+        use=_use(checkpoint, context=context, batch=batch, attention=attention, cache_bits=cache_bits),
+        objective=objective,
+        device=device,
+    )
+    found = ask()
+    if verify and found.best is not None and _measured_frameworks(found.best):
+        found = ask()
     if write is not None and found.best is not None:
         _write(write, found)
     if plot is not None:
@@ -78,57 +91,46 @@ def recommend_config(
     found.check()
 
 
-class _Asked:
-    """What the model is to be used for, as typed."""
-
-    def __init__(self, context: int | None, batch: int, attention: str, cache_bits: int | None) -> None:
-        self._context, self._batch, self._attention, self._cache_bits = context, batch, attention, cache_bits
-
-    def use(self, checkpoint: Checkpoint) -> Use:
-        from ..loader.recommend.recommendation import usual_use
-
-        use = usual_use(checkpoint)
-        context = use.context if self._context is None else self._context
-        return replace(use, context=context, batch=self._batch, attention=self._attention, cache_bits=self._cache_bits)
-
-
-class _Described:
-    """The machine, as typed."""
-
-    def __init__(self, device: str | None, memory: str | None, gpus: str | None, host_memory: str | None, measure_disk: bool) -> None:
-        self.device, self._memory, self._gpus, self._host_memory = device, memory, gpus, host_memory
-        self._measure_disk = measure_disk
-
-    def machine(self, checkpoint: Checkpoint) -> Machine | None:
-        """None for this one as it is."""
-        from ..loader.recommend.machine import declared_machine
-        from ..loader.recommend.recommendation import best_backend, machine_for
-        from ..loader.settings import parse_bytes
-
-        if self._memory is not None or self._gpus is not None:
-            device = self.device or (None if self._gpus else best_backend().value)
-            host = None if self._host_memory is None else parse_bytes(self._host_memory)
-            return declared_machine(device=device, memory=self._memory, gpus=self._gpus, host=host)
-        return machine_for(checkpoint, measure_disk=self._measure_disk)
-
-
-def _recommended(model: str, objective: str, asked: _Asked, described: _Described, *, calibrated: bool) -> Recommendation:
-    """What is recommended; `calibrated` with what the frameworks that it takes are measured to take here."""
+def _opened(model: str) -> Checkpoint:
     from ..loader.checkpoint import Checkpoint
+
+    return Checkpoint.open(model)
+
+
+def _machine(
+    checkpoint: Checkpoint, *, device: str | None, memory: str | None, gpus: str | None, host_memory: str | None, measure_disk: bool
+) -> Machine:
+    """The one that is described, else this one."""
+    from ..loader.recommend.machine import declared_machine
+    from ..loader.recommend.recommendation import best_backend, machine_for
+    from ..loader.settings import parse_bytes
+
+    if memory is None and gpus is None:
+        return machine_for(checkpoint, measure_disk=measure_disk)
+    host = None if host_memory is None else parse_bytes(host_memory)
+    return declared_machine(device=device or (None if gpus else best_backend().value), memory=memory, gpus=gpus, host=host)
+
+
+def _use(checkpoint: Checkpoint, *, context: int | None, batch: int, attention: str, cache_bits: int | None) -> Use:
+    from ..loader.recommend.recommendation import usual_use
+
+    use = usual_use(checkpoint)
+    context = use.context if context is None else context
+    return replace(use, context=context, batch=batch, attention=attention, cache_bits=cache_bits)
+
+
+def _recommended(checkpoint: Checkpoint, machine: Machine, *, use: Use, objective: str, device: str | None) -> Recommendation:
     from ..loader.recommend.recommendation import recommend
 
-    with waiting(f"reading {model}"):
-        checkpoint = Checkpoint.open(model)
-    device = None if described.device is None else described.device.partition(":")[0]
-    machine, use = described.machine(checkpoint), asked.use(checkpoint)
-    found = recommend(checkpoint, objective=objective, machine=machine, backend=device, use=use)
-    if not calibrated or found.best is None:
-        return found
+    return recommend(checkpoint, objective=objective, machine=machine, backend=device, use=use)
+
+
+def _measured_frameworks(best: Candidate) -> bool:
+    """Measure what the frameworks that it takes take here; whether that was not known yet."""
     from ..loader.recommend.calibration import measure_lacking
 
     with waiting("measuring what frameworks take"):
-        is_new = measure_lacking(found.best.frameworks)
-    return recommend(checkpoint, objective=objective, machine=machine, backend=device, use=use) if is_new else found
+        return measure_lacking(best.frameworks)
 
 
 def _check_files(write: Path | None, plot: Path | None) -> None:

@@ -103,7 +103,8 @@ def predict_streamed(plan: PlanSizes, *, on_device: bool, mapped: bool, resident
     pages, made = _pages_and_made(plan, on_device=on_device, mapped=mapped)
     pages, made = (pages, made) if resident is None else (min(pages, resident), min(made, resident))
     loaded = Memory(device=made) if on_device else Memory(anonymous=made, mapped=pages)
-    return Prediction(loaded + _transient(plan, 1, on_device=on_device, mapped=mapped), loaded)
+    reading = max((_read_and_given_back(unit) for unit in plan.units), default=0) if mapped else 0
+    return Prediction(loaded + _transient(plan, 1, on_device=on_device, mapped=mapped) + Memory(mapped=reading), loaded)
 
 
 def least_streamed(plan: PlanSizes, *, on_device: bool, mapped: bool) -> tuple[int, int]:

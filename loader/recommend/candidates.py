@@ -25,6 +25,7 @@ from .way import Way
 
 MARGIN = 0.05  # of a prediction: what it was seen to be under at most
 HOST = "host"
+_BOUNDLESS = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,11 @@ def _most_resident(scene: Scene, least: Way, plan: PlanSketch) -> int | None:
     taken = footprint_of(scene, least, plan)
     if taken is None or least.resident is None:
         return None
-    host = scene.host_bytes
+    place = least.devices[0]
     if least.on_device:
-        place = least.devices[0]
         room = scene.device_bytes(place) - taken.peak.get(place, 0)
     else:
-        room = (1 << 62 if host is None else host) - taken.host
+        room = (_BOUNDLESS if scene.host_bytes is None else scene.host_bytes) - taken.host
     most = least.resident + room
     return most if least.resident < most < plan.target_bytes else None
 
@@ -179,8 +179,8 @@ def _judged(scene: Scene, way: Way, precision: Precision) -> Iterator[Candidate]
     if rooms is not None and problem is None and find_spec("accelerate") is None:
         problem = "needs accelerate"
     taken = footprint_of(scene, way, plan, rooms)
-    if taken is None:  # it can't be laid out: as if all were on the first device
-        taken = footprint_of(scene, replace(way, devices=way.devices[:1]), plan)
+    if taken is None and rooms is not None:  # as if the last device had room for the rest: what it lacks is told
+        taken = footprint_of(scene, way, plan, rooms | {list(rooms)[-1]: _BOUNDLESS})
     if taken is None:
         return
     speed = seconds_a_token(

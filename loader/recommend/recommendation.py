@@ -11,7 +11,7 @@ from ..architecture import Kind
 from ..checkpoint import Checkpoint
 from ..errors import DoesNotFitError, UsageError
 from ..preconditions import check_checkpoint
-from ..settings import Backend, ModelLoadingConfig, choice
+from ..settings import Backend, LoadingStrategy, ModelLoadingConfig, choice
 from ..settings_mapping import plain_settings
 from ..text import did_you_mean, format_bytes
 from .candidates import Candidate, Scene, candidates
@@ -23,15 +23,19 @@ SCHEMA = "mlload.recommend/1"
 _GB = 1 << 30
 
 Key = Callable[[Candidate], tuple[float, ...]]
+
+
+def _error(each: Candidate) -> tuple[float, ...]:
+    """One tensor at a time is slower than all at once, where both have room."""
+    return each.way.loss, each.speed.seconds, each.way.strategy is LoadingStrategy.LOW_MEMORY, each.footprint.nbytes
+
+
 # What each objective looks at, the first thing first; less is better.
 OBJECTIVES: Mapping[str, tuple[str, Key]] = {
-    "balanced": (
-        "nothing is read twice, then the least error, then the fastest",
-        lambda each: (each.streams, each.way.loss, each.speed.seconds, each.footprint.nbytes),
-    ),
-    "fidelity": ("the least error, then the fastest", lambda each: (each.way.loss, each.speed.seconds, each.footprint.nbytes)),
-    "speed": ("the fastest, then the least error", lambda each: (each.speed.seconds, each.way.loss, each.footprint.nbytes)),
-    "memory": ("the least memory, then the least error", lambda each: (each.footprint.nbytes, each.way.loss, each.speed.seconds)),
+    "balanced": ("nothing is read twice, then the least error, then the fastest", lambda each: (each.streams, *_error(each))),
+    "fidelity": ("the least error, then the fastest", _error),
+    "speed": ("the fastest, then the least error", lambda each: (each.speed.seconds, *_error(each))),
+    "memory": ("the least memory, then the least error", lambda each: (each.footprint.nbytes, *_error(each))),
 }
 
 
@@ -199,6 +203,8 @@ def best_backend() -> Backend:
 
 def _of_backend(scene: Scene, backend: Backend | str) -> list[Candidate]:
     wanted = choice(Backend, backend) if isinstance(backend, str) else backend
+    if wanted is Backend.MLX:
+        raise UsageError("what a model takes with MLX is not known", hint="--device mps; mlload load --device mlx loads it all the same")
     found = [each for each in candidates(scene) if each.way.backend is wanted]
     if not found:
         raise DoesNotFitError(f"there is no {wanted.value} device here", hint=f"describe one: --device {wanted.value} --memory 24GiB")
@@ -241,6 +247,11 @@ def _notes(scene: Scene) -> list[str]:
         notes.append(f"the model was made for {shapes.context:,} tokens, not {scene.use.context:,}")
     if len(machine.nodes) > 1:
         notes.append(f"the memory is in {len(machine.nodes)} nodes: what exceeds one is slower to reach")
-    if scene.checkpoint.source == "hub" and not machine.is_declared:
-        notes.append("the weights have to be downloaded first")
+    if scene.checkpoint.source == "hub" and machine.disk is not None:
+        size, room = sum(part.source_bytes for part in scene.parts), machine.disk.free_bytes
+        notes.append(f"the weights, {format_bytes(size)}, have to be downloaded first; the disk has room for {format_bytes(room)}")
+    if shapes.kind is Kind.DECODER_ONLY and shapes.kv_cache is None:
+        notes.append("what the model keeps of earlier tokens can't be told from its config, and is left out")
+    if shapes.kind is Kind.VISION_LANGUAGE:
+        notes.append("what images take is left out")
     return notes

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ..bench.case import Case
 from ..bench.job import Job
 from ..bench.run import run
+from ..errors import UsageError
 from ..settings import CacheMode
 from ..settings_mapping import plain_settings
 from .candidates import Candidate
@@ -35,11 +36,14 @@ class Verified:
 def verify(recommendation: Recommendation, candidate: Candidate | None = None) -> Verified:
     """Load the model as is recommended and run one forward over context and batch. Raises what loading raises, as RunFailedError.
 
-    Quantized weights are made anew: those that are kept on disk would be mapped instead.
+    Quantized weights are made anew: those that are kept on disk would be mapped instead. Raises UsageError for a device that is only
+    described.
     """
     chosen = candidate or recommendation.best
     settings = recommendation.settings(chosen)
     assert chosen is not None  # or else there are no settings
+    if recommendation.machine.is_declared and chosen.way.on_device:
+        raise UsageError(f"{chosen.way.devices[0]} is described, and can't be loaded to", hint="verify on that machine")
     asked = plain_settings(replace(settings, quantized_cache=CacheMode.OFF))
     use, taken = recommendation.use, chosen.footprint
     job = Job(Case("mlload"), recommendation.reference, (), context=use.context, batch=use.batch, settings=asked)

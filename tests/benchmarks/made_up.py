@@ -127,7 +127,8 @@ def measure() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as scratch:
         counts = judge(configs(), machines(), Path(scratch))
     none = counts["nothing fits"]
-    yield f"{counts['pairs']} pairs of 30 machines and 20 shapes, the four objectives and several contexts in turn. In {none} nothing fits, and that"
-    yield f"is said; of {counts['pairs'] - none} recommendations {counts['fitting']} fit by the other arithmetic, and in {counts['best']} nothing"
-    yield f"further down is better in what was asked for. {counts['streamed']} are streamed."
+    pairs, fitting, best = counts["pairs"], counts["fitting"], counts["best"]
+    yield f"{pairs} pairs of 30 machines and 20 shapes, the four objectives and several contexts in turn. In {none} nothing fits, and that"
+    yield f"is said; of {pairs - none} recommendations {fitting} fit by the other arithmetic, and in {best} nothing further down is better in"
+    yield f"what was asked for. {counts['streamed']} are streamed."
     yield ""

@@ -148,7 +148,7 @@ def measure_cells() -> Iterator[str]:
     measure_lacking(("import", "forward", "nf4", "int8", "hqq", "numba"))
     known = peers_of({**folders(), LARGE: synthetic(LARGE)})
     errors: dict[str, list[float]] = {}
-    yield "| model | precision | strategy | tokens | predicted, MiB | measured, MiB | off | over imports: off | accelerate off | hf-mem off |"
+    yield "| model | precision | strategy | tokens | predicted MiB | measured MiB | off | over imports: off | accelerate off | hf-mem off |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for cell in cells():
         done, (whole, over) = cell.measured(), cell.predicted()
@@ -187,8 +187,10 @@ ask(load(build_settings(parse_settings(json.loads(sys.argv[1])))).model, Phases(
 os._exit(0)
 """
 # Memory of a described machine, in MiB, and tokens, so that different ways are recommended for each model.
-ROOM = (("decoder", 20_000, LONG), ("decoder", 700, SHORT), ("experts", 20_000, LONG), ("experts", 720, SHORT), ("encoder", 20_000, LONG),
-        ("encoder", 800, SHORT), ("seq2seq", 20_000, LONG), ("seq2seq", 690, SHORT), ("sliding", 20_000, LONG), ("sliding", 760, SHORT))  # fmt: skip
+ROOM = (
+    ("decoder", 20_000, LONG), ("decoder", 700, SHORT), ("experts", 20_000, LONG), ("experts", 720, SHORT), ("encoder", 20_000, LONG),
+    ("encoder", 800, SHORT), ("seq2seq", 20_000, LONG), ("seq2seq", 690, SHORT), ("sliding", 20_000, LONG), ("sliding", 760, SHORT),
+)  # fmt: skip
 
 
 def measure_limited() -> Iterator[str]:

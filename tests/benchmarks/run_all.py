@@ -21,6 +21,7 @@ import inspect_remote
 import load_models
 import load_quantized
 import partial_table
+import predictions
 import probe
 import quantize_kernels
 
@@ -37,6 +38,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[], Iterable[str]]], ...] = (
     ("Loading whole models", "load_models.py", load_models.measure),
     ("Quantizing while loading", "load_quantized.py", load_quantized.measure),
     ("Quantizing on a CPU", "quantize_kernels.py", quantize_kernels.measure),
+    ("Predicted memory", "predictions.py", predictions.measure),
     ("Hidden states of a corpus", "probe.py", probe.measure_all),
     ("What measuring costs", "bench_overhead.py", bench_overhead.measure),
     ("Whether `bench-load --compare` can be trusted", "compare_gate.py", compare_gate.measure),

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Outcome
+import shapes
+from conftest import LLAMA_CONFIG, Outcome
+from hub_server import hub
 
 HEAVY = ("torch", "transformers", "accelerate", "numpy", "bitsandbytes", "hqq", "huggingface_hub")
 
@@ -83,6 +85,8 @@ def test_that_nothing_fits_is_said_in_the_answer_and_by_the_exit_code(run: Calla
         (["--gpus", "many"], 2, "'many' is no size"),
         (["--device", "cuda"], 5, "there is no cuda device here"),
         (["--device", "tpu"], 2, "unknown backend 'tpu'"),
+        (["--device", "mlx"], 2, "what a model takes with MLX is not known"),
+        (["--gpus", "24GiB", "--device", "cuda", "--host-memory", "8GiB", "--verify"], 2, "cuda:0 is described"),
     ],
 )
 def test_errors_are_one_line(run: Callable[..., Outcome], arguments: list[str], code: int, words: str) -> None:
@@ -105,3 +109,15 @@ def test_nothing_heavy_is_imported(llama: Path) -> None:
 
 def test_json_is_one_object(run: Callable[..., Outcome]) -> None:
     assert json.loads(run("recommend-config", "tiny", "--json").out)["schema"] == "mlload.recommend/1"
+
+
+def test_of_a_model_on_a_hub_only_headers_are_read(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2}
+    config = LLAMA_CONFIG | sizes | {"vocab_size": 8000}
+    shapes.write(tmp_path / "model", config, dict(shapes._tensors(config)), shards=2)
+    with hub() as server:
+        server.add("org/llama", tmp_path / "model")
+        env = {"HF_ENDPOINT": server.endpoint, "HF_HUB_OFFLINE": "0"}
+        outcome = run("recommend-config", "org/llama", "--gpus", "24GiB", "--json", env=env)
+    assert outcome.json["recommended"]["precision"] == "bfloat16"  # pyright: ignore[reportIndexIssue]
+    assert sum(record.bytes for record in server.log) < 1_000_000  # of 38 million

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import made_up
 import pytest
 import shapes
 
@@ -114,6 +115,14 @@ def test_components_by_hand(llama_8b: Path, use: Use, name: str, nbytes: int) ->
 def test_a_quantized_cache_is_smaller(llama_8b: Path) -> None:
     plain, quantized = (best(llama_8b, cuda("80GiB"), use=Use(4096, cache_bits=bits)).footprint for bits in (None, 4))
     assert quantized.component("kv cache")["cuda:0"] < plain.component("kv cache")["cuda:0"] / 3
+
+
+def test_made_up_machines(tmp_path: Path) -> None:
+    """A part of what tests/benchmarks/predictions.py looks at."""
+    counts = made_up.judge(made_up.configs()[::5], made_up.machines()[::6], tmp_path)
+    made = counts["pairs"] - counts["nothing fits"]
+    assert (counts["pairs"], counts["fitting"], counts["best"]) == (20, made, made)
+    assert made > 12
 
 
 def test_that_nothing_fits_says_what_is_nearest(llama_8b: Path) -> None:
