@@ -128,7 +128,7 @@ def measure() -> Iterator[str]:
         counts = judge(configs(), machines(), Path(scratch))
     none = counts["nothing fits"]
     pairs, fitting, best = counts["pairs"], counts["fitting"], counts["best"]
-    yield f"{pairs} pairs of 30 machines and 20 shapes, the four objectives and several contexts in turn. In {none} nothing fits, and that"
-    yield f"is said; of {pairs - none} recommendations {fitting} fit by the other arithmetic, and in {best} nothing further down is better in"
-    yield f"what was asked for. {counts['streamed']} are streamed."
+    yield f"{pairs} pairs of 30 machines and 20 shapes, four objectives and several contexts in turn. In {none} nothing fits, and that"
+    yield f"is said; of {pairs - none} recommendations {fitting} fit by the other arithmetic, and in {best} nothing further down is better"
+    yield f"in what was asked for. {counts['streamed']} are streamed."
     yield ""

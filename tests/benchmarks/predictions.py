@@ -116,15 +116,16 @@ class Cell:
 
 def cells() -> Iterator[Cell]:
     """Five architectures in two precisions, every strategy, short and long; quantized ones in some of these; and a large model."""
-    for name, folder in folders().items():
-        for dtype, strategy, context in product(("float32", "bfloat16"), STRATEGIES, (SHORT, LONG)):
-            yield Cell(name, folder, dtype, None, None, strategy, context)
-        for (method, bits), strategy, context in (
-            (("nf4", None), LoadingStrategy.FULL, LONG),
-            (("int8", None), LoadingStrategy.LOW_MEMORY, SHORT),
-            (("hqq", 4), LoadingStrategy.FULL, LONG),
-        ):
-            yield Cell(name, folder, "bfloat16", method, bits, strategy, context)
+    plain = [
+        (dtype, None, None, strategy, context) for context, dtype, strategy in product((LONG, SHORT), ("bfloat16", "float32"), STRATEGIES)
+    ]
+    quantized = (
+        ("bfloat16", "nf4", None, LoadingStrategy.FULL, LONG),
+        ("bfloat16", "int8", None, LoadingStrategy.LOW_MEMORY, SHORT),
+        ("bfloat16", "hqq", 4, LoadingStrategy.FULL, LONG),
+    )
+    for (dtype, method, bits, strategy, context), (name, folder) in product((*quantized, *plain), folders().items()):
+        yield Cell(name, folder, dtype, method, bits, strategy, context)
     large = synthetic(LARGE)
     yield Cell(LARGE, large, "bfloat16", None, None, LoadingStrategy.FULL, LONG)
     yield Cell(LARGE, large, "bfloat16", None, None, LoadingStrategy.STREAMING, SHORT)
