@@ -94,6 +94,14 @@ class Scene:
         )
 
     @cached_property
+    def looked_up(self) -> str | None:
+        """The unit of an embedding of which rows are looked up and nothing else: no head is tied to it."""
+        structure = self.checkpoint.architecture.structure
+        if structure.embedding is None or structure.head is None:
+            return None
+        return next((part.unit for part in self.parts if structure.embedding and part.name == structure.embedding.name), None)
+
+    @cached_property
     def active_share(self) -> float:
         """Of the weights, those that a token meets."""
         routed = sum(part.numel for part in self.parts if part.is_routed)
@@ -190,7 +198,7 @@ def _judged(scene: Scene, way: Way, precision: Precision) -> Iterator[Candidate]
         disk_rate=scene.machine.disk.read_rate if scene.machine.disk else None,
         host_bytes=scene.host_bytes,
     )
-    frameworks = tuple(scene.frameworks.needed(way, plan.quantized_weights))
+    frameworks = tuple(scene.frameworks.needed(way, plan))
     yield Candidate(way, taken, speed, _short(scene, way, taken), problem, rooms, frameworks)
 
 
@@ -199,7 +207,8 @@ def footprint_of(scene: Scene, way: Way, plan: PlanSketch, rooms: Mapping[str, i
     rules = BACKENDS[way.backend]
     workers = 1 if way.strategy in (LoadingStrategy.LOW_MEMORY, LoadingStrategy.STREAMING) else 0
     workers = workers or rules.workers(scene.machine.hardware, quantized=plan.quantized_weights > 0)
-    return footprint(way, Subject(plan, scene.shapes, scene.use, scene.frameworks, scene.later), workers=workers, rooms=rooms)
+    subject = Subject(plan, scene.shapes, scene.use, scene.frameworks, scene.later, scene.looked_up)
+    return footprint(way, subject, workers=workers, rooms=rooms)
 
 
 def _short(scene: Scene, way: Way, taken: Footprint) -> dict[str, int]:

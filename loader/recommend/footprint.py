@@ -24,6 +24,7 @@ from .use import Use
 from .way import Way
 
 _PREDICT = "loader/memory.py, as `mlload load --dry-run`"
+_TOUCHED = 1 << 20  # bytes of an embedding's pages that come with one row at most: the kernel maps what is beside it, as it was read
 _QUANTIZED_CACHE_GROUP, _QUANTIZED_CACHE_TAIL = 64, 128  # of transformers' QuantizedCache: scales, and tokens that are left as they are
 
 
@@ -32,12 +33,13 @@ class Footprint:
     """`components` in the table's order.
 
     `at_once`: the most of the host's memory that loading takes beside the framework. `later_pages`: of files, which are used only after
-    the widest moment. `cache_comes_after`: the activations.
+    the widest moment; `unused_pages`: of an embedding, which no token touches. `cache_comes_after`: the activations.
     """
 
     components: tuple[Component, ...]
     at_once: int
     later_pages: int = 0
+    unused_pages: int = 0
     resident: int | None = None
     cache_comes_after: bool = False
 
@@ -79,7 +81,7 @@ class Footprint:
         """The most of the host's memory at once: what is mapped, and what is made, need not be there at the same moment."""
         loading = on_host(self.component("framework")) + self.at_once
         in_layers, in_head = on_host(self.in_layers), on_host(self.in_head)
-        kept = on_host(self.computing) - max(in_layers, in_head)
+        kept = on_host(self.computing) - max(in_layers, in_head) - self.unused_pages
         if self.resident is not None:  # pages and what is made share one budget
             kept -= max(0, on_host(self.component("weights")) - self.resident)
         return max(loading, kept + max(in_layers - self.later_pages, in_head))
@@ -99,6 +101,7 @@ class Subject:
     use: Use
     frameworks: Frameworks
     later: Collection[str] = ()  # units that are used after the widest moment: the head, a seq2seq model's decoder
+    looked_up: str | None = None  # the unit of an embedding that nothing else is done with
 
 
 def footprint(way: Way, subject: Subject, *, workers: int, rooms: Mapping[str, int] | None = None) -> Footprint | None:
@@ -125,8 +128,10 @@ def footprint(way: Way, subject: Subject, *, workers: int, rooms: Mapping[str, i
         _scratch(way, subject, places),
         _kernels(way, subject),
     )
-    later_pages = 0 if way.on_device or resident is not None else _pages(subject.plan, subject.later)
-    return Footprint(components, prediction.at_once, later_pages, resident, subject.shapes.kind is Kind.SEQ2SEQ)
+    whole = not way.on_device and resident is None
+    later = _pages(subject.plan, subject.later) if whole else 0
+    unused = max(0, _pages(subject.plan, (subject.looked_up,)) - subject.use.tokens * _TOUCHED) if whole and subject.looked_up else 0
+    return Footprint(components, prediction.at_once, later, unused, resident, subject.shapes.kind is Kind.SEQ2SEQ)
 
 
 def _pages(plan: PlanSketch, names: Collection[str]) -> int:
@@ -171,7 +176,7 @@ class _Places:
 
 
 def _framework(way: Way, subject: Subject, places: _Places) -> Component:
-    names = subject.frameworks.needed(way, subject.plan.quantized_weights)
+    names = subject.frameworks.needed(way, subject.plan)
     host = {
         ANONYMOUS: sum(subject.frameworks.bytes_of(name).anonymous for name in names),
         MAPPED: sum(subject.frameworks.bytes_of(name).mapped for name in names),

@@ -13,6 +13,7 @@ from ..cache_folder import cache_folder
 from ..memory import Memory
 from ..settings import Backend, QuantizationMethod
 from ..writing import write_whole
+from .sketch import PlanSketch
 from .way import Way
 
 _PACKAGES = ("torch", "transformers", "bitsandbytes", "hqq", "numba")
@@ -42,13 +43,17 @@ class Frameworks:
         """In words."""
         return str(self.sizes[name].get("what", name))
 
-    def needed(self, way: Way, quantized_weights: int) -> list[str]:
-        """What is there while a model is loaded that way, of which so many weights are quantized; `forward` comes later."""
+    def needed(self, way: Way, plan: PlanSketch) -> list[str]:
+        """What is there while a model is loaded that way; `forward` comes later.
+
+        Whether a loop is compiled, HQQ's goes by the weights that are quantized, the others by all of the model.
+        """
         names = ["import"]
         if way.quantization is not None:
             method = way.quantization.method
             names.append("nf4" if method is QuantizationMethod.BNB_FP4 else method.value)
-            if not way.on_device and quantized_weights >= _COMPILED_FROM.get(method, 1 << 62):
+            weights = plan.quantized_weights if method is QuantizationMethod.HQQ else plan.weights
+            if not way.on_device and weights >= _COMPILED_FROM.get(method, 1 << 62):
                 names.append("numba")
         return names + (["cuda"] if way.backend is Backend.CUDA else [])
 

@@ -89,6 +89,7 @@ class PlanSketch:
     """What `memory.predict` wants to know of a plan."""
 
     units: tuple[UnitSketch, ...]
+    weights: int = 0  # of all its tensors
 
     @property
     def steps(self) -> Iterator[StepSketch]:
@@ -210,7 +211,8 @@ def sketch(parts: tuple[Part, ...], dtype: str, quantization: QuantizationConfig
     units: dict[str, list[StepSketch]] = {}
     for part in parts:
         units.setdefault(part.unit, []).append(_step(part, stored, quantization, is_compiled=is_compiled))
-    return PlanSketch(tuple(UnitSketch(name, tuple(steps)) for name, steps in units.items()))
+    whole = sum(part.numel for part in parts)
+    return PlanSketch(tuple(UnitSketch(name, tuple(steps)) for name, steps in units.items()), whole)
 
 
 def _dequantized(parts: tuple[Part, ...], dtype: str) -> PlanSketch:
