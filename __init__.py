@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .loader.plan import (
         LoadPlan,
     )
+    from .loader.recommend.recommendation import Recommendation, get_recommended_loader_config, recommend
     from .loader.registry import ModelSpec
     from .loader.settings import (
         Backend,
@@ -122,6 +123,9 @@ _MODULES = {
     "QuantizationConfig": ".loader.settings",
     "QuantizationMethod": ".loader.settings",
     "ModelSpec": ".loader.registry",
+    "Recommendation": ".loader.recommend.recommendation",
+    "get_recommended_loader_config": ".loader.recommend.recommendation",
+    "recommend": ".loader.recommend.recommendation",
     "load_model": ".runners.models",
     "list_available_models": ".runners.models",
     "ModelOutputs": ".runners.outputs",
@@ -178,6 +182,7 @@ __all__ = [
     "QuantizationConfig",
     "QuantizationMethod",
     "QuantizedModelLoader",
+    "Recommendation",
     "RopeScaling",
     "Seq2SeqModelRunner",
     "StandardModelLoader",
@@ -193,6 +198,7 @@ __all__ = [
     "detect_architecture",
     "detect_architecture_from_tensors",
     "diff",
+    "get_recommended_loader_config",
     "inspect",
     "list_available_models",
     "load_model",
@@ -201,6 +207,7 @@ __all__ = [
     "open_probe",
     "partial_forward",
     "probe_layers",
+    "recommend",
     "resolve_dtype",
 ]
 

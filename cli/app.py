@@ -11,6 +11,7 @@ from .inspect import inspect
 from .load import load
 from .partial_forward import partial_forward
 from .probe_layers import probe_layers
+from .recommend_config import recommend_config
 
 app = typer.Typer(
     name="mlload",
@@ -22,6 +23,7 @@ app = typer.Typer(
     epilog="MODEL: a folder, a .safetensors, .gguf or .bin file, a hub id (org/name, org/name@revision), or a registered name (tiny).",
 )
 app.command()(inspect)
+app.command("recommend-config")(recommend_config)
 app.command()(load)
 app.command("probe-layers")(probe_layers)
 app.command("bench-load")(bench_load)

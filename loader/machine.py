@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -14,9 +15,43 @@ _MEMORY_GROUPS = (
 )
 
 
+_NODES = Path("/sys/devices/system/node")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLimit:
+    """What a control group may have of memory, and what of that is left; `group` is its folder."""
+
+    group: str
+    nbytes: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNode:
+    """Memory that is near to some of the cores."""
+
+    number: int
+    total_bytes: int
+    free_bytes: int
+
+
 def free_bytes() -> int:
     """Memory that this process can have without swapping: what the machine has free, or less where a container's limit leaves less."""
-    return max(0, min([_free_on_the_machine(), *_left_in_groups()]))
+    return max(0, min([_free_on_the_machine(), *(limit.left for limit in group_limits())]))
+
+
+def memory_nodes() -> tuple[MemoryNode, ...]:
+    """The machine's NUMA nodes; none where the kernel tells of none."""
+    nodes: list[MemoryNode] = []
+    for folder in sorted(_NODES.glob("node[0-9]*"), key=lambda folder: int(folder.name[4:])):
+        try:
+            lines = (line.split() for line in (folder / "meminfo").read_text().splitlines())
+            sizes = {words[2].rstrip(":"): int(words[3]) * 1024 for words in lines if len(words) >= 5}
+            nodes.append(MemoryNode(int(folder.name[4:]), sizes["MemTotal"], sizes["MemFree"]))
+        except (OSError, ValueError, KeyError):  # offline, or of another form
+            continue
+    return tuple(nodes)
 
 
 def _free_on_the_machine() -> int:
@@ -27,8 +62,8 @@ def _free_on_the_machine() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _left_in_groups() -> Iterator[int]:
-    """What each control group with a limit has left, from this process's own outwards: every one of them holds."""
+def group_limits() -> Iterator[GroupLimit]:
+    """Each control group with a limit, from this process's own outwards: every one of them holds."""
     try:
         memberships = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -39,15 +74,15 @@ def _left_in_groups() -> Iterator[int]:
             root, limit, use, droppable = _MEMORY_GROUPS[0 if controllers == "" else 1]
             inside = root / path.lstrip("/")
             for group in (inside, *inside.parents):
-                if group.is_relative_to(root) and (left := _left(group, limit, use, droppable)) is not None:
-                    yield left
+                if group.is_relative_to(root) and (found := _limit(group, limit, use, droppable)) is not None:
+                    yield found
 
 
-def _left(group: Path, limit: str, use: str, droppable: str) -> int | None:
-    """Limit less use, where pages of files that nobody uses count as free; None where there is no limit, or no such file."""
+def _limit(group: Path, limit: str, use: str, droppable: str) -> GroupLimit | None:
+    """Pages of files that nobody uses count as free; None where there is no limit, or no such file."""
     try:
         most = int((group / limit).read_text())
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return most - int((group / use).read_text()) + int(statistics.get(droppable, 0))
+        return GroupLimit(str(group), most, most - int((group / use).read_text()) + int(statistics.get(droppable, 0)))
     except (OSError, ValueError):  # "max" is no number
         return None

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from .plan import LoadPlan, Step
+
+class StepSizes(Protocol):
+    """What is to be known of a step: bytes read, left and taken meanwhile, and whether it leaves the file's own pages."""
+
+    @property
+    def source_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def target_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def transient_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def is_view(self) -> bool: ...  # noqa: D102
+
+
+class UnitSizes(Protocol):
+    """The same of a unit."""
+
+    @property
+    def steps(self) -> Sequence[StepSizes]: ...  # noqa: D102
+    @property
+    def target_bytes(self) -> int: ...  # noqa: D102
+
+
+class PlanSizes(Protocol):
+    """What is to be known of a plan: a `LoadPlan`, made with a model, or a sketch of one from headers alone."""
+
+    @property
+    def units(self) -> Sequence[UnitSizes]: ...  # noqa: D102
+    @property
+    def steps(self) -> Iterator[StepSizes]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +58,14 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Memory while loading, at its highest, and once the model is loaded and its weights have been used."""
+    """Memory while loading, at its highest, and once the model is loaded and its weights have been used.
+
+    `at_once`: the most of the host's memory while loading, of both kinds together: their peaks need not be at the same moment.
+    """
 
     peak: Memory
     loaded: Memory
+    at_once: int = 0
 
     @property
     def kept_bytes(self) -> int:
@@ -45,43 +78,61 @@ class Prediction:
         return self.peak.device or self.peak.anonymous + self.loaded.mapped
 
 
-def predict(plan: LoadPlan, *, on_device: bool, mapped: bool, workers: int) -> Prediction:
+def predict(plan: PlanSizes, *, on_device: bool, mapped: bool, workers: int) -> Prediction:
     """What loading `plan` whole takes. The transient of a step is what it reads in memory of its own before the result is there."""
     pages, made = _pages_and_made(plan, on_device=on_device, mapped=mapped)
     loaded = Memory(device=made) if on_device else Memory(anonymous=made, mapped=pages)
-    reading = max((unit.source_bytes for unit in plan.units), default=0) if mapped else 0
-    return Prediction(loaded + _transient(plan, workers, on_device=on_device, mapped=mapped) + Memory(mapped=reading), loaded)
+    transient = _transient(plan, workers, on_device=on_device, mapped=mapped)
+    reading = max((_read_and_given_back(unit) for unit in plan.units), default=0) if mapped else 0
+    at_once = reading if on_device else _at_once(plan, transient.anonymous, mapped=mapped)
+    return Prediction(loaded + transient + Memory(mapped=reading), loaded, at_once)
 
 
-def predict_streamed(plan: LoadPlan, *, on_device: bool, mapped: bool, resident: int | None) -> Prediction:
+def _at_once(plan: PlanSizes, transient: int, *, mapped: bool) -> int:
+    """The most of the host's memory while units are made one after the other: those that are there, and the one that is read."""
+    there, most = 0, 0
+    for unit in plan.units:
+        there += sum(step.target_bytes for step in unit.steps if not (mapped and step.is_view))
+        reading = _read_and_given_back(unit) if mapped else 0
+        most = max(most, there + reading + min(transient, there))
+    return most
+
+
+def predict_streamed(plan: PlanSizes, *, on_device: bool, mapped: bool, resident: int | None) -> Prediction:
     """What a model takes whose units are read when they are used, with at most `resident` bytes of them at once: of both kinds together."""
     pages, made = _pages_and_made(plan, on_device=on_device, mapped=mapped)
     pages, made = (pages, made) if resident is None else (min(pages, resident), min(made, resident))
     loaded = Memory(device=made) if on_device else Memory(anonymous=made, mapped=pages)
-    return Prediction(loaded + _transient(plan, 1, on_device=on_device, mapped=mapped), loaded)
+    reading = max((_read_and_given_back(unit) for unit in plan.units), default=0) if mapped else 0
+    return Prediction(loaded + _transient(plan, 1, on_device=on_device, mapped=mapped) + Memory(mapped=reading), loaded)
 
 
-def least_streamed(plan: LoadPlan, *, on_device: bool, mapped: bool) -> tuple[int, int]:
+def least_streamed(plan: PlanSizes, *, on_device: bool, mapped: bool) -> tuple[int, int]:
     """What streaming can't do without: bytes of the largest unit, and what reading it takes beside it."""
     largest = max((unit.target_bytes for unit in plan.units), default=0)
     transient = _transient(plan, 1, on_device=on_device, mapped=mapped)
     return largest, transient.device if on_device else transient.anonymous
 
 
-def _pages_and_made(plan: LoadPlan, *, on_device: bool, mapped: bool) -> tuple[int, int]:
+def _read_and_given_back(unit: UnitSizes) -> int:
+    """Pages that are read while a unit is made, but for those that become the model's."""
+    return sum(step.source_bytes for step in unit.steps if not step.is_view)
+
+
+def _pages_and_made(plan: PlanSizes, *, on_device: bool, mapped: bool) -> tuple[int, int]:
     """Bytes of the model's weights that are pages of files, and of all others."""
     pages = sum(step.target_bytes for step in plan.steps if mapped and not on_device and step.is_view)
-    return pages, plan.target_bytes - pages
+    return pages, sum(unit.target_bytes for unit in plan.units) - pages
 
 
-def _transient(plan: LoadPlan, workers: int, *, on_device: bool, mapped: bool) -> Memory:
+def _transient(plan: PlanSizes, workers: int, *, on_device: bool, mapped: bool) -> Memory:
     """What `workers` steps at once take beside what they leave."""
     sizes = sorted((_transient_bytes(step, on_device=on_device, mapped=mapped) for step in plan.steps), reverse=True)
     most = sum(sizes[:workers])
     return Memory(device=most) if on_device else Memory(anonymous=most)
 
 
-def _transient_bytes(step: Step, *, on_device: bool, mapped: bool) -> int:
+def _transient_bytes(step: StepSizes, *, on_device: bool, mapped: bool) -> int:
     if step.is_view:
         return 0
     if on_device:  # where the stored tensor is before it becomes what it is to be

@@ -173,6 +173,9 @@ class PlannedLoad:
 
     def execute(self, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
         """Read the weights. `progress` hears of every unit once it is in place."""
+        from .execution.allocation import give_back_freed_memory
+
+        give_back_freed_memory()
         before = process_memory()
         cache = self.open_cache(self.plan.units)
         if cache is not None:

@@ -16,10 +16,10 @@ AccessDeniedError ArchitectureConfig Backend BaseModelRunner BenchGrid BenchRepo
 DecoderModelRunner DiffReport DoesNotFitError DynamicModel EncoderModelRunner ForwardState InferenceState InspectReport
 InvalidCheckpointError LayeredModel LlmLayerCollector LoadPlan LoadingStrategy MLXModelLoader MPSModelLoader MissingDependencyError
 MlloadError ModelArchitecture ModelLoader ModelLoaderFactory ModelLoadingConfig ModelOutputs ModelSpec NetworkError NotFoundError
-PreTrainedCausalLM PreTrainedVLM QuantizationConfig QuantizationMethod QuantizedModelLoader RopeScaling Seq2SeqModelRunner
+PreTrainedCausalLM PreTrainedVLM QuantizationConfig QuantizationMethod QuantizedModelLoader Recommendation RopeScaling Seq2SeqModelRunner
 StandardModelLoader StateDict ThresholdExceededError UsageError __version__ bench_load coerce_device compute_embedding compute_head
-compute_layer detect_architecture detect_architecture_from_tensors diff inspect list_available_models load_model load_model_and_tokenizer
-logit_lens open_probe partial_forward probe_layers resolve_dtype
+compute_layer detect_architecture detect_architecture_from_tensors diff get_recommended_loader_config inspect list_available_models
+load_model load_model_and_tokenizer logit_lens open_probe partial_forward probe_layers recommend resolve_dtype
 """.split()
 
 INSPECT_KEYS = """
@@ -64,6 +64,10 @@ OPTIONS = {
         --synthetic --remove-synthetic --engine --runs --warm-up --strategy --quantize --device --dtype --workers --page-cache --resident
         --cache --prompt --max-new-tokens --predicted --json --csv --markdown --plot --save --compare --max-regression --debug --help
     """.split(),
+    "recommend-config": """
+        --objective --context --batch --attention --cache-bits --device --memory --gpus --host-memory --measure-disk --explain --all --write
+        --verify --plot --json --debug --help
+    """.split(),
     "partial-forward": """
         --text --ids --input --layers --stack --embedding-only --head --output --topk --save-hidden --logit-lens --plot --skip --repeat
         --generate --resident --quantize --dtype --device --attention --trust-remote-code --json --debug --help
@@ -75,6 +79,14 @@ OPTIONS = {
         --help
     """.split(),
 }
+
+RECOMMEND_KEYS = """
+schema reference kind objective context batch attention cache_bits machine recommended nearest candidates notes
+""".split()
+CANDIDATE_KEYS = """
+backend devices dtype precision strategy resident offload_to_cpu fits verdict short loss seconds_a_token bytes host_bytes peak loading
+computing components settings
+""".split()
 
 PROBE_KEYS = """
 schema reference revision class_name kind device dtype strategy pooling tokens max_length batch_tokens texts rows read_tokens
@@ -146,6 +158,13 @@ def test_bench_keys(run: Callable[..., Outcome]) -> None:
     assert list(answer) == BENCH_KEYS
     assert list(answer["rows"][0]) == BENCH_ROW_KEYS
     assert answer["schema"] == "mlload.bench/1"
+
+
+def test_recommend_keys(run: Callable[..., Outcome]) -> None:
+    answer = run("recommend-config", "tiny", "--json").json
+    assert list(answer) == RECOMMEND_KEYS
+    assert list(answer["recommended"]) == CANDIDATE_KEYS
+    assert answer["schema"] == "mlload.recommend/1"
 
 
 def test_partial_forward_keys(run: Callable[..., Outcome]) -> None:

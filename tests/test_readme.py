@@ -58,6 +58,7 @@ def test_every_key_and_code_is_documented(run: Callable[..., Outcome]) -> None:
         ["load", "tiny", "--dry-run", "--json"],
         ["partial-forward", "tiny", "--text", "A", "--json"],
         ["probe-layers", "tiny", "--text", "A", "--json"],
+        ["recommend-config", "tiny", "--json"],
     ):
         assert [key for key in run(*command).json if f"`{key}`" not in README] == []
     assert [key for key in (*BENCH_KEYS, *BENCH_ROW_KEYS) if f"`{key}`" not in README] == []

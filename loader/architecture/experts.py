@@ -31,7 +31,7 @@ def detect_experts(view: ConfigView, tensors: Iterable[TensorEntry], parameters:
     count = declared or _numbered(everything) or _stacked(everything)
     if not count or count < 2:
         return None
-    routed = sum(parameters.of(tensor) for tensor in everything if _is_routed(tensor, count))
+    routed = sum(parameters.of(tensor) for tensor in everything if is_routed(tensor, count))
     if not routed:
         return None
     total = sum(parameters.of(tensor) for tensor in everything)
@@ -50,7 +50,7 @@ def _stacked(tensors: Iterable[TensorEntry]) -> int | None:
     return next((tensor.shape[0] for tensor in tensors if len(tensor.shape) == 3 and _ROUTED.search(tensor.name)), None)
 
 
-def _is_routed(tensor: TensorEntry, count: int) -> bool:
+def is_routed(tensor: TensorEntry, count: int) -> bool:
     """An expert's own tensor, or all experts' in one: named so, or of three dimensions with the experts first."""
     if "exp" in tensor.name and _ROUTED.search(tensor.name):
         return True

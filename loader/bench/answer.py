@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from .phases import Phases
 
 _PAGE = 4096
+_STRIDE = 7919  # a prime: neighbouring tokens are far apart in any vocabulary
 
 
-def ask(model: Any, phases: Phases) -> None:
-    """One forward of one token, of a model of torch or of mlx-lm."""
-    first = _forward(model) if _is_of_torch(model) else _forward_mlx(model)
+def ask(model: Any, phases: Phases, *, context: int = 1, batch: int = 1) -> None:
+    """One forward over `batch` sequences of `context` tokens, of a model of torch; of one token, of mlx-lm's."""
+    first = _forward(model, context, batch) if _is_of_torch(model) else _forward_mlx(model)
     phases.end("first_forward")
     phases.tell(answer=first)
 
@@ -32,15 +34,26 @@ def _is_of_torch(model: object) -> bool:
 
 
 @torch.inference_mode()
-def _forward(model: Any) -> int | None:
-    """The likeliest token. Models that take none have a byte of every page of their weights read."""
+def _forward(model: Any, context: int, batch: int) -> int | None:
+    """The likeliest token. A model that goes on from its tokens has its head run over the last one, as generating does.
+
+    Models that take no tokens have a byte of every page of their weights read.
+    """
     if model.main_input_name != "input_ids":
         for weight in model.parameters():
             weight.detach().reshape(-1).view(torch.uint8)[::_PAGE].sum()
         return None
-    token = torch.tensor([[1]], device=model.device)
-    extra = {"decoder_input_ids": token} if model.config.is_encoder_decoder else {}
-    return int(model(input_ids=token, **extra)[0][0, -1].float().argmax())
+    tokens = _tokens(model, context * batch).view(batch, context)
+    extra: dict[str, Any] = {"decoder_input_ids": tokens[:, :1]} if model.config.is_encoder_decoder else {}
+    if "logits_to_keep" in signature(model.forward).parameters:
+        extra["logits_to_keep"] = 1
+    return int(model(input_ids=tokens, **extra)[0][0, -1].float().argmax())
+
+
+def _tokens(model: Any, count: int) -> torch.Tensor:
+    """Tokens of all the vocabulary, the same ones each time; the first is 1."""
+    words = model.config.get_text_config().vocab_size
+    return (1 + torch.arange(count, device=model.device) * _STRIDE) % words
 
 
 def _forward_mlx(model: Any) -> int:

@@ -35,7 +35,7 @@ def _use(model: PreTrainedModel, job: Job, phases: Phases) -> None:
     from .answer import ask, go_on
 
     if job.prompt is None:
-        ask(model, phases)
+        ask(model, phases, context=job.context, batch=job.batch)
     else:
         go_on(model, job.prompt, Path(job.folder), job.max_new_tokens, phases)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from .case import Case
@@ -13,7 +14,8 @@ class Job:
     """A case, the folder of its checkpoint, and what to do with the model.
 
     `resident`: bytes of weights that streaming may keep in memory. `cache`: of quantized weights, on, off or only. `prompt`: what to go
-    on from with `max_new_tokens`; None for one forward of one token.
+    on from with `max_new_tokens`; None for one forward over `batch` sequences of `context` tokens. `settings`: what our own engine is asked
+    for in place of the case, as plain values.
     """
 
     case: Case
@@ -23,6 +25,9 @@ class Job:
     cache: str = "off"
     prompt: str | None = None
     max_new_tokens: int = 16
+    context: int = 1
+    batch: int = 1
+    settings: Mapping[str, object] | None = None
 
     def to_text(self) -> str:
         """The line."""

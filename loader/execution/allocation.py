@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import sys
 import threading
 from math import prod
 
@@ -11,6 +13,20 @@ from torch import Tensor
 
 _ALIGNMENT = 64  # bytes; as torch's own allocator
 _LEAST = 2 << 20  # bytes that are worth a block
+_GIVEN_BACK = 1 << 20  # bytes from which on freed memory goes back to the kernel
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+
+
+def give_back_freed_memory() -> None:
+    """Have what is freed go back to the kernel, in blocks of a mebibyte or more, from now on, in all of this process.
+
+    glibc's own rule keeps blocks of up to 32 MiB for the next time, in holes between what stays: a forward whose tensors take 147 MiB at
+    once was seen to hold 323. Other C libraries have no such switch, and are let be.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+            mallopt(threshold, _GIVEN_BACK)
 
 
 class Arena:

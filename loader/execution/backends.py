@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import DoesNotFitError, MissingDependencyError, UsageError
 from ..machine import free_bytes
 from ..settings import Backend, LoadingStrategy
+
+if TYPE_CHECKING:
+    import torch
 
 _APPLE_SHARE = 0.9  # of the memory that Apple's GPU should take at most; the rest is for what a model computes
 _CUDA_WORKER_BYTES = 8 << 30  # of device memory for each worker: what it converts lies there beside the model
@@ -45,6 +46,8 @@ class Hardware:
 
 def probe(*, mlx: bool = False) -> Hardware:
     """Ask torch and the kernel what is there, and with `mlx` that library, too."""
+    import torch
+
     return Hardware(
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         free_bytes=free_bytes(),
@@ -55,11 +58,15 @@ def probe(*, mlx: bool = False) -> Hardware:
 
 
 def _cuda_device(index: int) -> Device:
+    import torch
+
     free, total = torch.cuda.mem_get_info(index)
     return Device(torch.cuda.get_device_name(index), total, free, torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _mps_device() -> Device:
+    import torch
+
     total = torch.mps.recommended_max_memory()
     return Device("mps", total, total - torch.mps.driver_allocated_memory(), torch.backends.mps.is_macos_or_newer(14, 0))
 
@@ -142,6 +149,8 @@ class Cuda:
 
     def dtype(self, hardware: Hardware, asked: torch.dtype) -> torch.dtype:
         """Float16 for bfloat16 on devices older than it."""
+        import torch
+
         return torch.float16 if asked is torch.bfloat16 and not all(device.bfloat16 for device in hardware.cuda) else asked
 
     def workers(self, hardware: Hardware, *, quantized: bool) -> int:
@@ -165,6 +174,8 @@ class Mps:
 
     def dtype(self, hardware: Hardware, asked: torch.dtype) -> torch.dtype:
         """Float16 for bfloat16 where macOS is too old for it."""
+        import torch
+
         return torch.float16 if asked is torch.bfloat16 and hardware.mps and not hardware.mps.bfloat16 else asked
 
     def workers(self, hardware: Hardware, *, quantized: bool) -> int:
@@ -207,6 +218,8 @@ def choose_backend(hardware: Hardware, asked: Backend | None, device: str | torc
 
     Raises UsageError for an unknown device, DoesNotFitError for one that is not there, MissingDependencyError for MLX that is not.
     """
+    import torch
+
     if device is None and asked is None:
         rules = next(rules for rules in BACKENDS.values() if rules.is_there(hardware))
         return rules, torch.device(rules.backend.value)
@@ -222,6 +235,8 @@ def choose_backend(hardware: Hardware, asked: Backend | None, device: str | torc
 
 
 def _device(device: str | torch.device) -> torch.device:
+    import torch
+
     try:
         return torch.device(device)
     except RuntimeError:

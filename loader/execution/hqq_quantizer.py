@@ -15,6 +15,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from ..errors import InvalidCheckpointError, UsageError
 from ..quantization.compiled import is_worth_compiling
+from ..quantization.sizes import hqq_quantizing_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,17 +85,12 @@ class HqqQuantizer(HfQuantizer):
         return {f"{path}.W_q": made.W_q, f"{path}.scale": made.meta["scale"], f"{path}.zero": made.meta["zero"]}
 
     def quantizing_bytes(self, model: PreTrainedModel, param_name: str) -> int:
-        """What quantizing a weight takes beside it and the result.
-
-        Compiled: a byte for each code, and of each group the zero points after every turn of twenty-one. What torch takes instead, and
-        what packing takes where codes have three bits, was measured.
-        """
+        """What quantizing a weight takes beside it and the result."""
         layer: Any = model.get_submodule(param_name.rpartition(".")[0])
         settings = self.quantization_config.quant_config["weight_quant_params"]
-        weights = layer.in_features * layer.out_features
         is_compiled = self._kernel["use_numba"] and settings["axis"] == 1
-        searching = weights + 21 * 4 * weights // settings["group_size"] if is_compiled else 4 * weights
-        return max(searching, 6 * weights) if settings["nbits"] == 3 else searching
+        weights, bits, size = layer.in_features * layer.out_features, settings["nbits"], settings["group_size"]
+        return hqq_quantizing_bytes(weights, bits=bits, group_size=size, is_compiled=is_compiled)
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> Any:
         """What is saved: for each layer all that the hqq library reads."""

@@ -105,7 +105,7 @@ class Skeleton:
         self.dtype = dtype
         self._quantizer = quantizer
         self.targets = targets
-        self._count = sum(tensor.numel() for tensor in targets.values())
+        self._count = sum(tensor.numel() for name, tensor in targets.items() if name not in model.all_tied_weights_keys)
         self._dtype_plan = {re.compile(pattern.replace("*", ".*")): value for pattern, value in model._get_dtype_plan(dtype).items()}
         rules = get_model_conversion_mapping(model, None, quantizer)
         self._renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]

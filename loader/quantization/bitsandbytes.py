@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from . import cpu_packing, four_bit, int8
+from . import cpu_packing, four_bit, int8, sizes
 from .compiled import is_worth_compiling
 from .pieces import Allocate, fresh
 
@@ -37,14 +37,10 @@ def quantized_bytes(module: Any) -> int:
     """What the weight of a bitsandbytes layer takes once it is quantized: its codes, their scales, the table of what codes stand for."""
     from bitsandbytes.nn.modules import Params4bit
 
-    outputs, count = module.out_features, module.in_features * module.out_features
-    if not isinstance(module.weight, Params4bit):
-        return count + 4 * outputs
-    blocks = -(-count // module.weight.blocksize)
-    scales = 4 * blocks
-    if module.weight.compress_statistics:  # a byte each, with a scale for 256 of them, their mean, and a table of their own
-        scales = blocks + 4 * -(-blocks // 256) + 4 + 4 * 256
-    return -(-count // 2) + scales + 4 * 16
+    outputs, inputs, weight = module.out_features, module.in_features, module.weight
+    if not isinstance(weight, Params4bit):
+        return sizes.int8_bytes(outputs, inputs)
+    return sizes.four_bit_bytes(outputs * inputs, blocksize=weight.blocksize, double_quant=weight.compress_statistics)
 
 
 def quantized_weight(

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .sizes import HQQ_SEARCH_WORTH_COMPILING
+
 if TYPE_CHECKING:
     from .kernels import Bits
 
 # So many weights torch quantizes on two cores in the half second that importing numba and its cached code takes.
-WORTH_COMPILING = {"four_bit": 100_000_000, "int8": 300_000_000, "hqq_search": 5_000_000}
+WORTH_COMPILING = {"four_bit": 100_000_000, "int8": 300_000_000, "hqq_search": HQQ_SEARCH_WORTH_COMPILING}
 _compiling = threading.RLock()
 
 

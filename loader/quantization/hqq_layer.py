@@ -9,6 +9,8 @@ import torch
 from hqq.core.quantize import HQQLinear, Quantizer
 from torch import Tensor, nn
 
+from .sizes import is_in_hqq_groups
+
 _SCALES = ("scale", "zero")
 _plain: Any = nn.Module  # whose methods return another type than those of HQQLinear say
 
@@ -16,8 +18,7 @@ _plain: Any = nn.Module  # whose methods return another type than those of HQQLi
 def is_divisible(in_features: int, out_features: int, settings: dict[str, Any]) -> bool:
     """Whether a matrix of this size falls into whole groups, and its codes into whole bytes."""
     bits, size, axis = (settings[key] for key in ("nbits", "group_size", "axis"))
-    groups, rest = divmod(in_features * out_features, size)
-    return rest == 0 and (bits == 3 or (groups if axis == 1 else size) % (8 // bits) == 0)  # three bits: the library pads
+    return is_in_hqq_groups(in_features * out_features, bits=bits, group_size=size, axis=axis)
 
 
 @cache

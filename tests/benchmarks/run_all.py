@@ -21,6 +21,7 @@ import inspect_remote
 import load_models
 import load_quantized
 import partial_table
+import predictions
 import probe
 import quantize_kernels
 import run_layers
@@ -39,6 +40,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[], Iterable[str]]], ...] = (
     ("Quantizing while loading", "load_quantized.py", load_quantized.measure),
     ("Quantizing on a CPU", "quantize_kernels.py", quantize_kernels.measure),
     ("Models larger than memory, a layer at a time", "run_layers.py", run_layers.measure),
+    ("Predicted memory", "predictions.py", predictions.measure),
     ("Hidden states of a corpus", "probe.py", probe.measure_all),
     ("What measuring costs", "bench_overhead.py", bench_overhead.measure),
     ("Whether `bench-load --compare` can be trusted", "compare_gate.py", compare_gate.measure),

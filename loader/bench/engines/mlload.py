@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...loading import plan_load
 from ...settings import CacheMode, LoadingStrategy, ModelLoadingConfig, QuantizationConfig, QuantizationMethod
+from ...settings_mapping import build_settings, parse_settings
 from ..case import NOT_QUANTIZED
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def load(job: Job, phases: Phases) -> PreTrainedModel:
 
 
 def _settings(job: Job) -> ModelLoadingConfig:
+    if job.settings is not None:
+        return build_settings(parse_settings(job.settings))
     case = job.case
     return ModelLoadingConfig(
         job.folder,
