@@ -21,7 +21,7 @@ from ..text import printable
 from .job import Job
 from .watch import Sample, Watch, watching
 
-_GRAIN = 0.004  # seconds between two looks while weights are read: more of them would take more than a hundredth of a core
+_GRAIN = 0.006  # seconds between two looks while weights are read: more of them would take more than a hundredth of a core
 _COARSE_GRAIN = 0.02  # while Python imports
 _MOST_POINTS = 200  # of a run's memory over time, in a report
 _LEAST = 0.001  # seconds that anything takes: what was waited is estimated
