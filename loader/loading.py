@@ -9,14 +9,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import before_imports
 from .checkpoint import Checkpoint
 from .dtypes import TORCH_NAMES
 from .errors import UsageError
 from .fitting import fit
+from .fresh_memory import FreshMemory
 from .inputs import gguf_file
 from .layout import PICKLED_NAMES
 from .llama_pro import open_expanded, with_all_layers
-from .machine import free_bytes
 from .narration import tell
 from .originals import in_transformers_words
 from .phases import PHASES, phase
@@ -24,7 +25,6 @@ from .plan import Unit, make_plan
 from .planned import LoadedModel, PlannedLoad
 from .precision import best_precision
 from .preconditions import check_checkpoint, check_plan
-from .read_ahead import begin_reading
 from .settings import LoadingStrategy, ModelLoadingConfig, QuantizationConfig
 from .sources.download import local_folder
 from .text import did_you_mean
@@ -59,7 +59,7 @@ def plan_loads(models: Sequence[ModelLoadingConfig], *, are_carried_out: bool = 
     If they `are_carried_out` right afterwards, the disk begins with the weights while torch is imported. Raises DoesNotFitError where they
     do not fit together, and what `load` raises.
     """
-    return _fitted([_draft(settings, is_carried_out=are_carried_out) for settings in models])
+    return _fitted([_draft(settings, is_carried_out=are_carried_out, is_alone=len(models) == 1) for settings in models])
 
 
 def _fitted(drafts: Sequence[PlannedLoad]) -> list[PlannedLoad]:
@@ -80,9 +80,12 @@ class _Opened:
     device: torch.device
     hardware: Hardware
     seconds: dict[str, float]
+    fresh: FreshMemory | None
 
 
-def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool, checkpoint: Checkpoint | None = None) -> PlannedLoad:
+def _draft(
+    settings: ModelLoadingConfig, *, is_carried_out: bool, is_alone: bool = True, checkpoint: Checkpoint | None = None
+) -> PlannedLoad:
     """The plan of one model as if it were alone, in unlimited memory; without quantization where that is to be chosen."""
     seconds = dict.fromkeys(PHASES, 0.0)
     _dtype_name(settings.dtype)
@@ -95,8 +98,7 @@ def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool, checkpoint: Ch
         return plan_mlx(checkpoint, settings, seconds)
     with phase(seconds, "headers"):
         checkpoint = _translated(checkpoint, settings)
-        if is_carried_out:
-            _begin_reading(checkpoint, settings)
+        fresh = before_imports.begin(checkpoint, settings, is_alone=is_alone) if is_carried_out else None
     with phase(seconds, "import"):
         for name in ("model_class", "skeleton", "streaming"):  # torch, transformers, and what stands on them
             import_module(f".execution.{name}", __package__)
@@ -108,7 +110,7 @@ def _draft(settings: ModelLoadingConfig, *, is_carried_out: bool, checkpoint: Ch
     if gguf_file(checkpoint) is not None:
         checkpoint = gguf_model.in_transformers_config(checkpoint, settings, weights)
     folder = weights if settings.llama_pro_path is None else local_folder(base, shards=())
-    return _planned(_Opened(checkpoint, folder, weights, rules, device, hardware, seconds), settings)
+    return _planned(_Opened(checkpoint, folder, weights, rules, device, hardware, seconds, fresh), settings)
 
 
 def _planned(opened: _Opened, settings: ModelLoadingConfig) -> PlannedLoad:
@@ -118,6 +120,8 @@ def _planned(opened: _Opened, settings: ModelLoadingConfig) -> PlannedLoad:
     checkpoint, rules = opened.checkpoint, opened.rules
     with phase(opened.seconds, "import"):  # the class's own module, and what it stands on
         class_and_config = _class_and_config(opened, settings)
+        if opened.fresh is not None:
+            opened.fresh.stop()
     with phase(opened.seconds, "plan"):
         skeletons = (_build_skeleton(opened, settings, *each) for each in candidates(settings.head, *class_and_config))
         if gguf_file(checkpoint) is not None:
@@ -163,15 +167,6 @@ def _translated(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> Checkpo
         checkpoint = with_all_layers(checkpoint, settings.llama_pro_path)
     own_code = settings.trust_remote_code and "auto_map" in (checkpoint.config or {})
     return checkpoint if own_code else in_transformers_words(checkpoint)
-
-
-def _begin_reading(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> None:
-    """Have the disk read all weights, if they are here, will all be needed, and stay in memory until they are."""
-    whole = settings.loading_strategy is not LoadingStrategy.STREAMING and settings.resident is None and settings.rank == 0
-    if whole and settings.quantization_config is None and settings.memory is None and checkpoint.source != "hub":
-        paths = [local_folder(checkpoint) / name for name in checkpoint.shards]
-        if sum(path.stat().st_size for path in paths) < free_bytes():
-            begin_reading(paths)
 
 
 def _strategy(settings: ModelLoadingConfig, rules: BackendRules) -> LoadingStrategy:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from .architecture import Kind
 from .budget import Candidate
 from .checkpoint import Checkpoint
 from .errors import NotFoundError, UsageError
+from .fresh_memory import FreshMemory
 from .generation import check_generates, generate
 from .inputs import gguf_file, load_tokenizer
 from .memory import Memory, Prediction, predict, predict_streamed, process_memory
@@ -117,7 +118,7 @@ class PlannedLoad:
 
     Config and tokenizer lie in `folder`, the weights in `weights`. `resident`: so many bytes of a streamed
     model's weights may be in memory; None for all. `unit_devices` tell where each unit goes, if not all to `device`;
-    `candidates` the precisions that were looked at, if it was to be chosen.
+    `candidates` the precisions that were looked at, if it was to be chosen. `fresh` is memory for copies, made during the imports.
     """
 
     checkpoint: Checkpoint
@@ -135,6 +136,7 @@ class PlannedLoad:
     unit_devices: Mapping[str, torch.device] | None = None
     candidates: tuple[Candidate, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    fresh: FreshMemory | None = None
 
     @property
     def on_device(self) -> bool:
@@ -152,6 +154,11 @@ class PlannedLoad:
     def is_settled(self) -> bool:
         """Whether the user has said how to load it."""
         return self.settings.loading_strategy is not None or self.settings.resident is not None
+
+    @property
+    def prepared_bytes(self) -> int:
+        """Memory for copies that is there already."""
+        return 0 if self.fresh is None else self.fresh.filled
 
     @property
     def summary(self) -> str:
@@ -173,14 +180,13 @@ class PlannedLoad:
 
     def execute(self, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
         """Read the weights. `progress` hears of every unit once it is in place."""
-        from .execution.allocation import give_back_freed_memory
-
-        give_back_freed_memory()
-        before = process_memory()
+        if self.settings.trim:
+            give_back_freed_memory()
+        before = process_memory() - Memory(anonymous=self.prepared_bytes)
         cache = self.open_cache(self.plan.units)
         if cache is not None:
             tell(self.settings, f"{cache.found} of {cache.total} quantized units are in the cache")
-        with cache or nullcontext():
+        with cache or nullcontext(), nullcontext() if self.fresh is None else closing(self.fresh):
             missing, streamer = self._filled(telling(self.settings, progress), cache)
             if cache is not None:
                 with phase(self.seconds, "cache"):
@@ -252,9 +258,10 @@ class PlannedLoad:
                 )
             return streamer.missing, streamer
         clock = PhaseClock()
+        fill_from = partial(fill, workers=self.workers, progress=progress, cache=cache, clock=clock, fresh=self.fresh)
         with clock.shared_out(self.seconds):
             for device, plan in self._plans_by_device():
-                fill(self.skeleton, plan, files, device=device, workers=self.workers, progress=progress, cache=cache, clock=clock)
+                fill_from(self.skeleton, plan, files, device=device)
         files.check_unchanged()
         files.close()
         with phase(self.seconds, "place"):

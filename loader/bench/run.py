@@ -21,7 +21,7 @@ from ..text import printable
 from .job import Job
 from .watch import Sample, Watch, watching
 
-_GRAIN = 0.004  # seconds between two looks while weights are read: more of them would take more than a hundredth of a core
+_GRAIN = 0.006  # seconds between two looks while weights are read: more of them would take more than a hundredth of a core
 _COARSE_GRAIN = 0.02  # while Python imports
 _MOST_POINTS = 200  # of a run's memory over time, in a report
 _LEAST = 0.001  # seconds that anything takes: what was waited is estimated
@@ -35,7 +35,7 @@ class Run:
 
     `seconds`: from its start until its model gave the first answer, `load_seconds` of them without the interpreter's start and the
     imports; `waited` and `load_waited` of these the time in which it wanted a core and others had them. `processor_seconds` of all threads.
-    `imports`: memory before the first weight, `peak` the highest of each kind, `resident` of all kinds at once, by the
+    `imports`: memory without any for weights, `peak` the highest of each kind, `resident` of all kinds at once, by the
     kernel. `read_bytes` came from storage. `timeline`: seconds, anonymous and mapped bytes. `facts`: what the engine told.
     """
 
@@ -164,12 +164,12 @@ def _measured(story: _Story, watch: Watch, begun: float) -> Run:
         load_waited=end.held_up - imports.held_up,
         processor_seconds=watch.processor_seconds(),
         phases=story.phases | {"start": story.ends["start"] - begun},
-        imports=Memory(imports.anonymous, imports.mapped),
+        imports=Memory(imports.anonymous - int(str(facts.get("prepared", 0))), imports.mapped),
         peak=watch.peak + Memory(device=int(str(facts["device"]))),
         resident=watch.highest_resident,
         read_bytes=watch.bytes_from_storage(),
         timeline=_timeline(watch.samples, begun),
-        facts={name: value for name, value in facts.items() if name not in ("end", "device")},
+        facts={name: value for name, value in facts.items() if name not in ("end", "device", "prepared")},
     )
 
 

@@ -88,10 +88,18 @@ def _make(config: Mapping[str, object], folder: Path, progress: Callable[[int, i
             if (ConfigView(config).integer("vocab_size") or 0) >= _TOKENS:
                 for name in _TOKENIZER:
                     shutil.copyfile(FOLDER / "tiny" / name, scratch / name)
-            with suppress(FileExistsError):  # somebody else was faster
-                os.rename(scratch, folder)
+            _rename(scratch, folder)
     except OSError as error:
         raise MlloadError(f"{folder} can't be written: {error.strerror}", hint="MLLOAD_CACHE moves it to another disk") from None
+
+
+def _rename(scratch: Path, folder: Path) -> None:
+    """Give a folder its name, unless somebody else was faster."""
+    try:
+        os.rename(scratch, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..fresh_memory import FreshMemory
+
 _ALIGNMENT = 64  # bytes; as torch's own allocator
 _LEAST = 2 << 20  # bytes that are worth a block
 _GIVEN_BACK = 1 << 20  # bytes from which on freed memory goes back to the kernel
@@ -30,16 +32,19 @@ def give_back_freed_memory() -> None:
 
 
 class Arena:
-    """One block of anonymous memory on the CPU, handed out piece by piece; it lives as long as any piece of it."""
+    """One block of anonymous memory on the CPU, handed out piece by piece; it lives as long as any piece of it.
 
-    def __init__(self, nbytes: int, *, pieces: int = 1) -> None:
+    It is a part of `fresh`, as long as that has room.
+    """
+
+    def __init__(self, nbytes: int, *, pieces: int = 1, fresh: FreshMemory | None = None) -> None:
         self._free = 0
         nbytes += pieces * _ALIGNMENT
         self._lock = threading.Lock()
         self._block: Tensor | None = None
         if nbytes >= _LEAST + pieces * _ALIGNMENT:
             # In pages of the ordinary size: huge ones have fewer faults, but virtual machines often have to ask their host for them first.
-            block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            block = (fresh and fresh.take(nbytes)) or mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             self._block = torch.frombuffer(block, dtype=torch.uint8)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

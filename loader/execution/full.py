@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..fresh_memory import FreshMemory
 from ..phases import PhaseClock
 from ..plan import LoadPlan, Step, Unit
 from ..tensors import TensorEntry
@@ -37,17 +38,19 @@ def fill(
     progress: Progress | None = None,
     cache: QuantizedCache | None = None,
     clock: PhaseClock | None = None,
+    fresh: FreshMemory | None = None,
 ) -> None:
     """Read every unit of `plan` into the skeleton's model on `device`, `workers` steps at once, of no more than two units.
 
     What `cache` holds of a unit's quantized weights is taken from there, and what it lacks is put there. `clock` learns what took how long.
+    Copies go to `fresh` memory first.
     """
     clock = clock or PhaseClock()
     with solo_threads(workers) as pool, ThreadPoolExecutor(1) as disk:
         under_way: deque[_UnitUnderWay] = deque()
         for unit in _with_disk_ahead(plan.units, files, device, disk, cache):
             steps = _take(unit, skeleton, cache, device, clock) if cache is not None and unit.is_quantized else unit.steps
-            run = UnitReader(unit, skeleton, files, device, clock).run
+            run = UnitReader(unit, skeleton, files, device, clock, fresh).run
             under_way.append(_UnitUnderWay(unit, [(step, pool.submit(run, step)) for step in steps]))
             if len(under_way) == _UNITS_AT_ONCE:
                 under_way.popleft().end(skeleton, cache, progress, clock)
@@ -103,13 +106,21 @@ def _take(unit: Unit, skeleton: Skeleton, cache: QuantizedCache, device: torch.d
 class UnitReader:
     """Carries out the steps of one unit on one device. Copies that stay on the CPU go to one block of memory for the whole unit."""
 
-    def __init__(self, unit: Unit, skeleton: Skeleton, files: WeightFiles, device: torch.device, clock: PhaseClock | None = None) -> None:
+    def __init__(
+        self,
+        unit: Unit,
+        skeleton: Skeleton,
+        files: WeightFiles,
+        device: torch.device,
+        clock: PhaseClock | None = None,
+        fresh: FreshMemory | None = None,
+    ) -> None:
         self._skeleton = skeleton
         self._files = files
         self._device = device
         self._clock = clock or PhaseClock()
         kept = [step.target_bytes for step in unit.steps if device.type == "cpu" and (step.is_copy or step.quantized)]
-        self._arena = Arena(sum(kept), pieces=len(kept))
+        self._arena = Arena(sum(kept), pieces=len(kept), fresh=fresh)
 
     @torch.no_grad()
     def run(self, step: Step) -> Mapping[str, Tensor]:

@@ -43,8 +43,8 @@ def traced(texts, size=32):
     made = []
     for start in range(0, len(texts), size):
         batch = tokenizer(texts[start : start + size], return_tensors="pt", padding=True, truncation=True, max_length=256)
-        with torch.no_grad(), traceable.trace(dict(batch)):
-            saved = [traceable.embeddings.output.save(), *(layer.output.save() for layer in traceable.encoder.layer)]
+        with torch.no_grad(), traceable.trace(**batch):
+            saved = nnsight.save([traceable.embeddings.output, *(layer.output for layer in traceable.encoder.layer)])
         mask = batch["attention_mask"][:, :, None]
         layers = [layer[0] if isinstance(layer, tuple) else layer for layer in saved]
         made.append(torch.stack([(layer * mask).sum(1) / mask.sum(1) for layer in layers], dim=1))
@@ -69,8 +69,8 @@ else:
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     run = {"usual loop": lambda texts: loop(texts, 32), "one by one": lambda texts: loop(texts, 1), "nnsight": traced}[engine]
     if engine == "nnsight":
-        from nnsight import NNsight
-        traceable = NNsight(model)
+        import nnsight
+        traceable = nnsight.NNsight(model)
 
 def resident(key):
     with open("/proc/self/status") as lines:
@@ -149,11 +149,12 @@ def measure(texts: int = 1_000, runs: int = 3, only: Sequence[str] = ()) -> Iter
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     last: dict[str, torch.Tensor] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        source, answer = Path(scratch) / "texts.txt", Path(scratch) / "states.pt"
+        source, answer, program = (Path(scratch) / name for name in ("texts.txt", "states.pt", "program.py"))
         source.write_text("\n".join(corpus(texts)), encoding="utf-8")
+        program.write_text(PROGRAM, encoding="utf-8")  # a file: nnsight reads the lines that it is to trace
         for _ in range(runs):
             for engine in only or engines():
-                command = [sys.executable, "-c", PROGRAM, engine, str(folder), str(source), str(answer)]
+                command = [sys.executable, str(program), engine, str(folder), str(source), str(answer)]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 found[engine].append(json.loads(done.stdout.splitlines()[-1]))
                 last[engine] = torch.load(answer, weights_only=True)

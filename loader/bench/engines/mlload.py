@@ -23,6 +23,7 @@ def load(job: Job, phases: Phases) -> PreTrainedModel:
     before = dict(planned.seconds)
     phases.end_several({"import": before["import"]}, rest="plan")
     phases.tell(strategy=planned.strategy.value, workers=planned.workers, predicted=asdict(planned.prediction.peak))
+    phases.tell(prepared=planned.prepared_bytes)
     loaded = planned.execute()
     spent = {name: value - before.get(name, 0.0) for name, value in loaded.seconds.items() if name != "place"}
     phases.end_several({name: value for name, value in spent.items() if value}, rest="place")

@@ -63,6 +63,12 @@ def test_it_is_made_once_and_the_same_each_time(cache: Path) -> None:
     assert (synthetic("llama-tiny") / "model.safetensors").read_bytes() == before[0]
 
 
+def test_who_is_slower_takes_what_another_made(cache: Path) -> None:
+    made: list[Path] = []
+    assert synthetic("llama-tiny", lambda *_: made.append(synthetic("llama-tiny"))) == made[0]
+    assert list(cache.iterdir()) == made[:1]
+
+
 def test_progress_counts_every_byte() -> None:
     heard: list[tuple[int, int]] = []
     synthetic("llama-tiny", lambda size, total: heard.append((size, total)))

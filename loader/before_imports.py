@@ -1,0 +1,59 @@
+"""What is begun before torch is imported, which leaves the disk and all cores but one idle for seconds."""
+
+from __future__ import annotations
+
+import mmap
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from .checkpoint import Checkpoint
+from .dtypes import BITS, TORCH_NAMES
+from .fresh_memory import FreshMemory
+from .machine import free_bytes
+from .read_ahead import begin_reading
+from .settings import LoadingStrategy, ModelLoadingConfig
+from .sources.download import local_folder
+
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+# Tensors that transformers' models hold stacked in one, as far as their names can tell. Only time is lost where it does not.
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+_LEAST_COPIED = 64 << 20  # bytes; less is there in no time
+_GPUS = tuple(map(Path, ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")))
+
+
+def begin(checkpoint: Checkpoint, settings: ModelLoadingConfig, *, is_alone: bool) -> FreshMemory | None:
+    """Have the disk read all weights, if they are here, will all be needed, and stay in memory until they are.
+
+    Returns the memory for those that will be copies on the CPU, which is filled meanwhile; None where none will, or where they are not of
+    the only model (`is_alone`), so that nobody knows yet how much is left for them.
+    """
+    if settings.loading_strategy is LoadingStrategy.STREAMING or settings.resident is not None or settings.rank > 0:
+        return None
+    if settings.quantization_config is not None or settings.memory is not None or checkpoint.source == "hub":
+        return None
+    paths = [local_folder(checkpoint) / name for name in checkpoint.shards]
+    copied = sum(_copied(checkpoint, settings)) if is_alone and _stays_on_cpu(settings) else 0
+    left = free_bytes() - sum(path.stat().st_size for path in paths)
+    if left > 0:
+        begin_reading(paths)
+    return FreshMemory(copied) if _LEAST_COPIED <= copied < left else None
+
+
+def _copied(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> Iterator[int]:
+    """About the bytes of each tensor that will be a copy: in another dtype than it is stored in, or stacked with others."""
+    config = checkpoint.config or {}
+    named = settings.dtype if settings.dtype != "auto" else config.get("dtype") or config.get("torch_dtype")
+    dtype = TORCH_NAMES.get(str(named).removeprefix("torch."))
+    for tensor in checkpoint.tensors.values():
+        target = dtype if dtype in _FLOATS and tensor.dtype in _FLOATS else tensor.dtype
+        if target != tensor.dtype or _EXPERT.search(tensor.name):
+            yield tensor.numel * BITS.get(target or "", 0) // 8 + mmap.PAGESIZE  # of which alignment takes some
+
+
+def _stays_on_cpu(settings: ModelLoadingConfig) -> bool:
+    """Whether the weights stay in the host's memory, as far as that is known without torch."""
+    if settings.device is None and settings.backend is None and settings.max_memory is None:
+        return sys.platform == "linux" and not any(path.exists() for path in _GPUS)
+    return sys.platform == "linux" and str(settings.device) == "cpu"
