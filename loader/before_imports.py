@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import mmap
-import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from .checkpoint import Checkpoint
-from .dtypes import BITS, TORCH_NAMES
+from .dtypes import TORCH_NAMES
 from .fresh_memory import FreshMemory
 from .machine import free_bytes
 from .read_ahead import begin_reading
+from .recommend.sketch import parts_of, sketch
 from .settings import LoadingStrategy, ModelLoadingConfig
 from .sources.download import local_folder
 
-_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-# Tensors that transformers' models hold stacked in one, as far as their names can tell. Only time is lost where it does not.
-_EXPERT = re.compile(r"\.experts\.\d+\.")
 _LEAST_COPIED = 64 << 20  # bytes; less is there in no time
 _GPUS = tuple(map(Path, ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")))
 
@@ -34,22 +30,23 @@ def begin(checkpoint: Checkpoint, settings: ModelLoadingConfig, *, is_alone: boo
     if settings.quantization_config is not None or settings.memory is not None or checkpoint.source == "hub":
         return None
     paths = [local_folder(checkpoint) / name for name in checkpoint.shards]
-    copied = sum(_copied(checkpoint, settings)) if is_alone and _stays_on_cpu(settings) else 0
     left = free_bytes() - sum(path.stat().st_size for path in paths)
-    if left > 0:
-        begin_reading(paths)
+    if left <= 0:
+        return None
+    begin_reading(paths)
+    copied = _copied_bytes(checkpoint, settings) if is_alone and _stays_on_cpu(settings) else 0
     return FreshMemory(copied) if _LEAST_COPIED <= copied < left else None
 
 
-def _copied(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> Iterator[int]:
-    """About the bytes of each tensor that will be a copy: in another dtype than it is stored in, or stacked with others."""
+def _copied_bytes(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> int:
+    """About what will not be the files' own pages: in another dtype than it is stored in, or stacked with others."""
     config = checkpoint.config or {}
     named = settings.dtype if settings.dtype != "auto" else config.get("dtype") or config.get("torch_dtype")
-    dtype = TORCH_NAMES.get(str(named).removeprefix("torch."))
-    for tensor in checkpoint.tensors.values():
-        target = dtype if dtype in _FLOATS and tensor.dtype in _FLOATS else tensor.dtype
-        if target != tensor.dtype or _EXPERT.search(tensor.name):
-            yield tensor.numel * BITS.get(target or "", 0) // 8 + mmap.PAGESIZE  # of which alignment takes some
+    dtype = str(named).removeprefix("torch.")
+    if dtype not in TORCH_NAMES:
+        return 0
+    copies = [step.target_bytes for step in sketch(parts_of(checkpoint), dtype).steps if not step.is_view]
+    return sum(copies) + len(copies) * mmap.PAGESIZE  # of which alignment takes some
 
 
 def _stays_on_cpu(settings: ModelLoadingConfig) -> bool:
