@@ -27,6 +27,7 @@ _SETTINGS = {
     "world_size": "world_size",
     "verbose": "verbose",
     "mmap": "mmap",
+    "trim": "trim",
     "allow_missing": "allow_missing",
     "trust_remote_code": "trust_remote_code",
 }

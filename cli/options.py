@@ -56,6 +56,7 @@ Memory = Annotated[
 MaxMemory = Annotated[
     str | None, _memory("--max-memory", metavar="DEVICE=SIZE,...", help="The same for each device: cuda:0=10GiB,cuda:1=20GiB or cpu=6GiB.")
 ]
+Trim = Annotated[bool, _memory("--trim", help="Give freed memory back at once: a forward holds less, and takes somewhat longer.")]
 OffloadToCpu = Annotated[bool, _memory("--offload-to-cpu", help="Leave the weights on the host; bring each unit to the device to compute.")]
 Resident = Annotated[str | None, _memory("--resident", metavar="SIZE", help="Stream, with at most so much of weights in memory (2GiB).")]
 Workers = Annotated[int, _memory("--workers", min=-1, max=256, help="Tensors read at once; -1 for what suits the device.")]

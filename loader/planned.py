@@ -181,6 +181,8 @@ class PlannedLoad:
     def execute(self, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
         """Read the weights. `progress` hears of every unit once it is in place."""
         if self.settings.trim:
+            from .execution.allocation import give_back_freed_memory
+
             give_back_freed_memory()
         before = process_memory() - Memory(anonymous=self.prepared_bytes)
         cache = self.open_cache(self.plan.units)

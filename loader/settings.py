@@ -112,9 +112,10 @@ class ModelLoadingConfig:
     that are loaded together in sum; None for what is free. `max_memory`: the same for each device (0 or "cuda:0") and "cpu".
     `offload_to_cpu`: with a GPU, weights stay on the host, and each unit goes to the device to compute. `loading_workers`: how many tensors
     are read and converted at once, -1 for what suits the backend. `use_safetensors`: False takes the PyTorch files that lie beside, if any
-    do. `attn_implementation` and `use_cache`: None leaves the model's own. `mmap`: False reads files instead of mapping them. `head`: what
-    the model is to have on top. `rank`, `world_size`: of this process in distributed training. `llama_pro_path`: a folder of an expanded
-    model, `blk_exp-32-40` in its name.
+    do. `attn_implementation` and `use_cache`: None leaves the model's own. `mmap`: False reads files instead of mapping them. `trim`:
+    whether freed memory goes back to the kernel at once, from loading on and in all of the process: a forward holds no more than its
+    tensors take, and computes somewhat longer. `head`: what the model is to have on top. `rank`, `world_size`: of this process in
+    distributed training. `llama_pro_path`: a folder of an expanded model, `blk_exp-32-40` in its name.
     """
 
     model_name: str | PathLike[str]
@@ -136,6 +137,7 @@ class ModelLoadingConfig:
     trust_remote_code: bool = False
     allow_missing: bool = False
     mmap: bool = True
+    trim: bool = False
     head: Head = Head.OWN
     rank: int = 0
     world_size: int = 1

@@ -57,7 +57,7 @@ OPTIONS = {
     "load": """
         --config --prompt --max-new-tokens --dry-run --check --save --json --verbose --debug --help
         --dtype --device --attention --use-cache --no-use-cache --llama-pro --allow-missing --trust-remote-code
-        --strategy --memory --max-memory --offload-to-cpu --resident --workers --mmap --no-mmap --rank --world-size
+        --strategy --memory --max-memory --offload-to-cpu --resident --workers --mmap --no-mmap --trim --rank --world-size
         --quantize --bits --group-size --axis --double-quant --compute-dtype --quant-storage --skip-modules --cache
     """.split(),
     "bench-load": """

@@ -67,4 +67,5 @@ class Way:
             offload_to_cpu=self.offload,
             max_memory={name: room for name, room in rooms.items()} if over_devices and rooms else None,
             attn_implementation=attention,
+            trim=not self.on_device,  # as the forward's memory is predicted
         )
