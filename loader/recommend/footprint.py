@@ -185,7 +185,9 @@ def _framework(way: Way, subject: Subject, places: _Places) -> Component:
     arithmetic = " + ".join(
         f"{subject.frameworks.what(name)} {format_bytes(subject.frameworks.bytes_of(name).anonymous)}" for name in names
     )
-    return Component("framework", total((host, places.computing(device) if device else {})), arithmetic, subject.frameworks.source)
+    return Component(
+        "framework", total((host, places.computing(device) if device else {})), arithmetic, subject.frameworks.source_of(names)
+    )
 
 
 def _weights(way: Way, subject: Subject, prediction: Prediction, places: _Places) -> Component:
@@ -234,7 +236,10 @@ def _logits(way: Way, subject: Subject, places: _Places) -> Component:
 def _forward(subject: Subject) -> Component:
     memory = subject.frameworks.bytes_of("forward")
     return Component(
-        "forward", {ANONYMOUS: memory.anonymous, MAPPED: memory.mapped}, subject.frameworks.what("forward"), subject.frameworks.source
+        "forward",
+        {ANONYMOUS: memory.anonymous, MAPPED: memory.mapped},
+        subject.frameworks.what("forward"),
+        subject.frameworks.source_of(["forward"]),
     )
 
 

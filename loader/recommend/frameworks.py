@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,6 +42,10 @@ class Frameworks:
     def what(self, name: str) -> str:
         """In words."""
         return str(self.sizes[name].get("what", name))
+
+    def source_of(self, names: Collection[str]) -> str:
+        """Where the figures of `names` come from; of CUDA's own there are reports only."""
+        return self.source + ("; cuda's by others' reports" if "cuda" in names else "")
 
     def needed(self, way: Way, plan: PlanSketch) -> list[str]:
         """What is there while a model is loaded that way; `forward` comes later.

@@ -131,6 +131,20 @@ def corpus(count: int) -> list[str]:
     return [" ".join(words[(start := rng.randrange(len(words) - 220)) : start + length]) for length in lengths]
 
 
+def padding(folder: Path, texts: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """How many tokens the usual loop and mlload compute for each one of a text: the rest is padding, and what can be won by sorting."""
+    from transformers import AutoTokenizer
+
+    from mlload.runners.probing.settings import default_batch_tokens
+    from mlload.runners.probing.windows import batches
+
+    ids = AutoTokenizer.from_pretrained(folder)(list(texts), truncation=True, max_length=256)["input_ids"]
+    lengths = [len(each) for each in ids]
+    usual = [range(start, min(start + 32, len(lengths))) for start in range(0, len(lengths), 32)]
+    for name, cut in (("the usual loop", usual), ("mlload", batches(lengths, default_batch_tokens("float32", "cpu")))):
+        yield name, sum(len(batch) * max(lengths[number] for number in batch) for batch in cut) / sum(lengths)
+
+
 def engines() -> list[str]:
     """What can be compared here."""
     optional = {"sentence-transformers": "sentence_transformers", "nnsight": "nnsight"}
@@ -171,6 +185,9 @@ def measure(texts: int = 1_000, runs: int = 3, only: Sequence[str] = ()) -> Iter
         off = last[engine] - (last[engine] if reference is None else reference)
         relative = float(off.norm() / last[engine].norm())
         yield f"| {engine} | {rate:.0f} | {worked:.0f} | {memory:.0f} | {rate / base:.1f} | {float(off.abs().max()):.1e} | {relative:.2%} |"
+    yield ""
+    shares = ", ".join(f"{name} {share:.2f}" for name, share in padding(folder, corpus(texts)))
+    yield f"Tokens computed for each that is a text's: {shares}."
 
 
 def measure_long(counts: Sequence[int] = (1_000, 100_000)) -> Iterator[str]:

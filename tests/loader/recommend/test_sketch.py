@@ -55,6 +55,7 @@ TYPES = (
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", TYPES)
 def test_weights_of_many_model_types(zoo: Path, name: str, dtype: str) -> None:
-    made, drawn = predictions(zoo / name, dtype)
-    assert drawn.loaded.anonymous == pytest.approx(made.loaded.anonymous, rel=0.01)  # pyright: ignore[reportAttributeAccessIssue]
-    assert drawn.loaded.mapped == pytest.approx(made.loaded.mapped, rel=0.01)  # pyright: ignore[reportAttributeAccessIssue]
+    made, drawn = (each.loaded for each in predictions(zoo / name, dtype))  # pyright: ignore[reportAttributeAccessIssue]
+    little = (made.anonymous + made.mapped) // 100  # a few small tensors stay in float32
+    assert drawn.anonymous == pytest.approx(made.anonymous, abs=little)
+    assert drawn.mapped == pytest.approx(made.mapped, abs=little)
