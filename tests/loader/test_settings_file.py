@@ -44,6 +44,7 @@ EVERYTHING = ModelLoadingConfig(
     attn_implementation="eager",
     allow_missing=True,
     mmap=False,
+    trim=True,
     rank=1,
     world_size=2,
     llama_pro_path="blk_exp-32-40",
