@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import sys
 import threading
 import weakref
 
-_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14: asks for pages as writing to them would, and leaves what they hold
-_AT_ONCE = 4 << 20  # imports map files meanwhile, and wait for each call to end
+_AT_ONCE = 32 << 20  # bytes a call: long enough that the thread hardly ever waits for the interpreter's lock, which imports hold for long
 
 
 class FreshMemory:
-    """One block, for which a thread asks the kernel page by page until `stop`. It is handed out piece by piece, from its beginning on.
+    """One block, in which a thread writes zeros page by page until `stop`. Then it is handed out piece by piece, from its beginning on.
 
-    A piece goes back to the kernel when nobody holds it any more, all that was never handed out with `close`. Where the kernel can't do
-    this, pages come as they always do: when they are first written to.
+    A piece goes back to the kernel when nobody holds it any more, all that was never handed out with `close`.
     """
 
     def __init__(self, nbytes: int) -> None:
@@ -30,6 +27,7 @@ class FreshMemory:
 
     def take(self, nbytes: int) -> memoryview | None:
         """The next piece of so many bytes, at a page's beginning; None where that much isn't left."""
+        self.stop()
         with self._lock:
             start, pages = self._taken, -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
             if start + pages > len(self._block):
@@ -40,7 +38,7 @@ class FreshMemory:
         return piece
 
     def stop(self) -> None:
-        """Ask for no further pages: whoever writes to them is as quick now."""
+        """Write no more: whoever needs the pages is as quick from now on."""
         self._is_over = True
         self._thread.join()
 
@@ -53,12 +51,10 @@ class FreshMemory:
             self._block.madvise(mmap.MADV_DONTNEED, start)
 
     def _fill(self) -> None:
-        if sys.platform != "linux":
-            return
-        madvise = ctypes.CDLL(None).madvise  # which, unlike Python's own, does not keep other threads waiting
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self._block))
+        # Not MADV_POPULATE_WRITE, nor a read of /dev/zero: while they work the kernel lets nobody map or unmap anything, which imports do
+        # all the time. Plain writes leave it free.
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._block))
         while not self._is_over and self.filled < len(self._block):
             length = min(_AT_ONCE, len(self._block) - self.filled)
-            if madvise(ctypes.c_void_p(address + self.filled), ctypes.c_size_t(length), _POPULATE_WRITE):
-                return
+            ctypes.memset(start + self.filled, 0, length)
             self.filled += length
