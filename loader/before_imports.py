@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from .checkpoint import Checkpoint
@@ -35,7 +36,10 @@ def begin(checkpoint: Checkpoint, settings: ModelLoadingConfig, *, is_alone: boo
         return None
     begin_reading(paths)
     copied = _copied_bytes(checkpoint, settings) if is_alone and _stays_on_cpu(settings) else 0
-    return FreshMemory(copied) if _LEAST_COPIED <= copied < left else None
+    if _LEAST_COPIED <= copied < left:
+        with suppress(OSError):  # this process may not have that much at once
+            return FreshMemory(copied)
+    return None
 
 
 def _copied_bytes(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> int:
