@@ -29,7 +29,6 @@ from .recommend_options import (
 
 if TYPE_CHECKING:
     from ..loader.checkpoint import Checkpoint
-    from ..loader.recommend.candidates import Candidate
     from ..loader.recommend.machine import Machine
     from ..loader.recommend.recommendation import Recommendation
     from ..loader.recommend.use import Use
@@ -73,7 +72,7 @@ def recommend_config(
         device=device,
     )
     found = ask()
-    if verify and found.best is not None and _measured_frameworks(found.best):
+    if verify and found.best is not None and _measured_frameworks(found):
         found = ask()
     if write is not None and found.best is not None:
         _write(write, found)
@@ -125,10 +124,12 @@ def _recommended(checkpoint: Checkpoint, machine: Machine, *, use: Use, objectiv
     return recommend(checkpoint, objective=objective, machine=machine, backend=device, use=use)
 
 
-def _measured_frameworks(best: Candidate) -> bool:
-    """Measure what the frameworks that it takes take here; whether that was not known yet."""
+def _measured_frameworks(found: Recommendation) -> bool:
+    """Measure what the frameworks that the best takes take here; whether that was not known yet."""
     from ..loader.recommend.calibration import measure_lacking
+    from ..loader.recommend.verify import check_is_here
 
+    best = check_is_here(found, found.best)
     with waiting("measuring what frameworks take"):
         return measure_lacking(best.frameworks)
 

@@ -68,9 +68,9 @@ class Modules:
             self._read(name, steps, inside)
             return
         with cache:
-            kept = cache.take(name)
+            kept = cache.take(name, planned.device)
             for target, parts in (kept or {}).items():
-                skeleton.place(target, skeleton.from_parts(target, {part: tensor.to(planned.device) for part, tensor in parts.items()}))
+                skeleton.place(target, skeleton.from_parts(target, parts))
             quantized = self._read(name, steps if kept is None else tuple(step for step in steps if not step.quantized), inside)
             if kept is None:
                 cache.keep(name, {target: skeleton.to_parts(value) for target, value in quantized.items()})

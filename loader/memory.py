@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+STAGED_PIECE = 4 << 20  # bytes on their way to a CUDA device: larger pieces leave the processor's cache before they are fetched
+_PIECES_A_WORKER = 5  # of these that are on their way at most: seen with eight workers, and a device that fetches 55 GB/s
+
 
 class StepSizes(Protocol):
     """What is to be known of a step: bytes read, left and taken meanwhile, and whether it leaves the file's own pages."""
@@ -78,14 +81,22 @@ class Prediction:
         return self.peak.device or self.peak.anonymous + self.loaded.mapped
 
 
-def predict(plan: PlanSizes, *, on_device: bool, mapped: bool, workers: int) -> Prediction:
-    """What loading `plan` whole takes. The transient of a step is what it reads in memory of its own before the result is there."""
+def staged_bytes(workers: int) -> int:
+    """Pinned memory of the host through which so many workers bring weights to a CUDA device."""
+    return workers * _PIECES_A_WORKER * STAGED_PIECE
+
+
+def predict(plan: PlanSizes, *, on_device: bool, mapped: bool, workers: int, staged: int = 0) -> Prediction:
+    """What loading `plan` whole takes. The transient of a step is what it reads in memory of its own before the result is there.
+
+    What goes through `staged` bytes of pinned memory maps no pages.
+    """
     pages, made = _pages_and_made(plan, on_device=on_device, mapped=mapped)
     loaded = Memory(device=made) if on_device else Memory(anonymous=made, mapped=pages)
     transient = _transient(plan, workers, on_device=on_device, mapped=mapped)
-    reading = max((_read_and_given_back(unit) for unit in plan.units), default=0) if mapped else 0
-    at_once = reading if on_device else _at_once(plan, transient.anonymous, mapped=mapped)
-    return Prediction(loaded + transient + Memory(mapped=reading), loaded, at_once)
+    reading = _reading(plan, mapped=mapped, staged=staged)
+    at_once = reading.mapped + staged if on_device else _at_once(plan, transient.anonymous, mapped=mapped)
+    return Prediction(loaded + transient + reading, loaded, at_once)
 
 
 def _at_once(plan: PlanSizes, transient: int, *, mapped: bool) -> int:
@@ -98,13 +109,13 @@ def _at_once(plan: PlanSizes, transient: int, *, mapped: bool) -> int:
     return most
 
 
-def predict_streamed(plan: PlanSizes, *, on_device: bool, mapped: bool, resident: int | None) -> Prediction:
+def predict_streamed(plan: PlanSizes, *, on_device: bool, mapped: bool, resident: int | None, staged: int = 0) -> Prediction:
     """What a model takes whose units are read when they are used, with at most `resident` bytes of them at once: of both kinds together."""
     pages, made = _pages_and_made(plan, on_device=on_device, mapped=mapped)
     pages, made = (pages, made) if resident is None else (min(pages, resident), min(made, resident))
     loaded = Memory(device=made) if on_device else Memory(anonymous=made, mapped=pages)
-    reading = max((_read_and_given_back(unit) for unit in plan.units), default=0) if mapped else 0
-    return Prediction(loaded + _transient(plan, 1, on_device=on_device, mapped=mapped) + Memory(mapped=reading), loaded)
+    reading = _reading(plan, mapped=mapped, staged=staged)
+    return Prediction(loaded + _transient(plan, 1, on_device=on_device, mapped=mapped) + reading, loaded)
 
 
 def least_streamed(plan: PlanSizes, *, on_device: bool, mapped: bool) -> tuple[int, int]:
@@ -112,6 +123,13 @@ def least_streamed(plan: PlanSizes, *, on_device: bool, mapped: bool) -> tuple[i
     largest = max((unit.target_bytes for unit in plan.units), default=0)
     transient = _transient(plan, 1, on_device=on_device, mapped=mapped)
     return largest, transient.device if on_device else transient.anonymous
+
+
+def _reading(plan: PlanSizes, *, mapped: bool, staged: int) -> Memory:
+    """What is only read of the host's memory at once."""
+    if staged or not mapped:
+        return Memory(anonymous=staged)
+    return Memory(mapped=max((_read_and_given_back(unit) for unit in plan.units), default=0))
 
 
 def _read_and_given_back(unit: UnitSizes) -> int:

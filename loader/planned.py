@@ -19,7 +19,7 @@ from .errors import NotFoundError, UsageError
 from .fresh_memory import FreshMemory
 from .generation import check_generates, generate
 from .inputs import gguf_file, load_tokenizer
-from .memory import Memory, Prediction, predict, predict_streamed, process_memory
+from .memory import Memory, Prediction, predict, predict_streamed, process_memory, staged_bytes
 from .narration import tell, telling
 from .phases import PhaseClock, phase
 from .plan import LoadPlan, Unit
@@ -174,9 +174,10 @@ class PlannedLoad:
         mapped = self.settings.mmap
         if self.settings.is_left_to_another_rank:
             return Prediction(Memory(), Memory())
+        staged = staged_bytes(self.workers) if self.device.type == "cuda" else 0
         if self.strategy is LoadingStrategy.STREAMING:
-            return predict_streamed(self.plan, on_device=self.on_device, mapped=mapped, resident=self.resident)
-        return predict(self.plan, on_device=self.on_device, mapped=mapped, workers=self.workers)
+            return predict_streamed(self.plan, on_device=self.on_device, mapped=mapped, resident=self.resident, staged=staged)
+        return predict(self.plan, on_device=self.on_device, mapped=mapped, workers=self.workers, staged=staged)
 
     def execute(self, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
         """Read the weights. `progress` hears of every unit once it is in place."""
@@ -231,7 +232,7 @@ class PlannedLoad:
         with phase(self.seconds, "cache"):
             sources = SourceFiles.of(self.weights, self.checkpoint.shards)
             config, class_name = self.checkpoint.config or {}, type(self.skeleton.model).__qualname__
-            is_packed = is_streamed and self.skeleton.computes_packed
+            is_packed = is_streamed and not self.on_device and self.skeleton.computes_packed
             key = cache_key(self.plan, sources, config, asked, class_name=class_name, device=self.device.type, is_packed=is_packed)
             cache = open_cache(key, units, sources, mapped=self.settings.mmap, workers=self.workers)
         if mode is CacheMode.ONLY and (cache is None or cache.status != "hit"):
@@ -274,11 +275,8 @@ class PlannedLoad:
 
     def _check_streamed(self, cache: QuantizedCache | None) -> None:
         """Raises UsageError for quantized weights that can't be streamed."""
-        if any(step.quantized for step in self.plan.steps):
-            if self.on_device:
-                raise UsageError("quantized weights are streamed on a CPU only", hint="--device cpu, or leave --quantize out")
-            if cache is None:
-                raise UsageError("quantized weights are streamed from the cache, which is off", hint="--cache on quantizes them once")
+        if cache is None and any(step.quantized for step in self.plan.steps):
+            raise UsageError("quantized weights are streamed from the cache, which is off", hint="--cache on quantizes them once")
 
     def _plans_by_device(self) -> Iterator[tuple[torch.device, LoadPlan]]:
         """What goes to each device."""

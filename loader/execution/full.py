@@ -94,12 +94,12 @@ def _with_disk_ahead(
 def _take(unit: Unit, skeleton: Skeleton, cache: QuantizedCache, device: torch.device, clock: PhaseClock) -> tuple[Step, ...]:
     """Place what `cache` holds of a unit's quantized weights; returns the steps that are left."""
     with clock.phase("cache"):
-        weights = cache.take(unit.name)
+        weights = cache.take(unit.name, device)
     if weights is None:
         return unit.steps
     with clock.phase("place"):
         for name, parts in weights.items():
-            skeleton.place(name, skeleton.from_parts(name, {part: tensor.to(device) for part, tensor in parts.items()}))
+            skeleton.place(name, skeleton.from_parts(name, parts))
     return tuple(step for step in unit.steps if not step.quantized)
 
 
@@ -148,11 +148,9 @@ class UnitReader:
 
     def _read(self, entry: TensorEntry, dtype: torch.dtype | None, allocate: Allocate) -> Tensor:
         with self._clock.phase("read"):
-            stored = self._files.read(entry)
+            stored = self._files.read_to(entry, self._device)
         dtype = dtype or stored.dtype
         if self._device.type != "cpu":
-            with self._clock.phase("place"):
-                stored = stored.to(self._device)
             return stored.to(dtype)
         return stored if stored.dtype == dtype else allocate(entry.shape, dtype).copy_(stored)
 

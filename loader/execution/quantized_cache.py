@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
+import torch
 from torch import Tensor
 
 from ..cache_folder import cache_folder
@@ -39,12 +40,17 @@ def open_cache(key: str, units: Iterable[Unit], sources: SourceFiles, *, mapped:
     return root and QuantizedCache(root, key, names, is_current=sources.are_unchanged, mapped=mapped, workers=workers)
 
 
-def read_parts(entries: Iterable[TensorEntry], files: WeightFiles) -> dict[str, dict[str, Tensor]]:
-    """The parts of each weight that a unit's file holds."""
+def weight_of(entry: TensorEntry) -> str:
+    """The quantized weight that a tensor of a unit's file is a part of."""
+    return entry.name.rpartition(_BETWEEN)[0]
+
+
+def read_parts(entries: Iterable[TensorEntry], files: WeightFiles, device: torch.device) -> dict[str, dict[str, Tensor]]:
+    """The parts of each weight that a unit's file holds, on `device`; on the CPU they are the file's pages."""
     weights: dict[str, dict[str, Tensor]] = {}
     for entry in entries:
-        weight, _, part = entry.name.rpartition(_BETWEEN)
-        weights.setdefault(weight, {})[part] = files.read(entry)
+        part = entry.name.rpartition(_BETWEEN)[2]
+        weights.setdefault(weight_of(entry), {})[part] = files.read_to(entry, device)
     return weights
 
 
@@ -85,13 +91,13 @@ class QuantizedCache:
         """What a unit's file in `folder` holds; None where it is to be made."""
         return self._there.get(unit) or self._whole(unit)  # another process may have written it by now
 
-    def take(self, unit: str) -> Mapping[str, Parts] | None:
-        """The parts of each quantized weight of a unit, as pages of its file; None where they are to be made."""
+    def take(self, unit: str, device: torch.device) -> Mapping[str, Parts] | None:
+        """The parts of each quantized weight of a unit, as `read_parts`; None where they are to be made."""
         entries = self.entries(unit)
         if entries is None:
             return None
         try:
-            return read_parts(entries, self._files)
+            return read_parts(entries, self._files, device)
         except (OSError, InvalidCheckpointError):  # somebody empties the cache
             return None
 

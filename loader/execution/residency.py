@@ -16,6 +16,7 @@ from ..plan import Step, Unit
 from ..tensors import TensorEntry
 from .allocation import Arena
 from .full import UnitReader
+from .kept_weights import KeptWeights
 from .skeleton import Skeleton
 from .use_order import UseOrder
 from .weight_files import WeightFiles, extents
@@ -64,7 +65,7 @@ class StreamedUnit:
 
 
 class Residency:
-    """Keeps at most `budget` bytes of `units` in memory; None keeps all that were used. `kept` are the files of quantized weights.
+    """Keeps at most `budget` bytes of `units` in memory; None keeps all that were used. `kept` has the quantized weights.
 
     One thread reads and drops, in the order in which it was asked to: room is made before it is filled.
     """
@@ -77,7 +78,7 @@ class Residency:
         *,
         device: torch.device,
         budget: int | None,
-        kept: WeightFiles | None = None,
+        kept: KeptWeights | None = None,
     ) -> None:
         self.counters = StreamCounters()
         self._units = units
@@ -202,14 +203,15 @@ class Residency:
         extents_read = (*unit.dense, *sources)
         self._files.read_ahead(extents_read)  # the threads that compute map the pages: one more would be in their way
         if self._kept is not None:
-            self._kept.check_unchanged()
-            self._kept.read_ahead(unit.kept)
+            self._kept.files.check_unchanged()
+            self._kept.files.read_ahead(unit.kept)
         self.counters.bytes_read += sum(extent.nbytes for extent in (*extents_read, *unit.kept))
         self.counters.loads += 1
         made = make(unit.made, unit.parameters, self._skeleton, self._files, self._device)
         for extent in sources:
             self._files.release(extent, for_good=self._drops_pages)
-        return {**unit.mapped, **made}
+        kept = {} if self._kept is None else self._kept.bring(unit.name)
+        return {**unit.mapped, **made, **kept}
 
     def _release(self, unit: StreamedUnit, content: Content) -> None:
         """Give back what the unit held: pages at once, made tensors with the last reference to `content`, which is the caller's."""
@@ -217,8 +219,9 @@ class Residency:
         for extent in unit.pages:
             self._files.release(extent, for_good=self._drops_pages)
         if self._kept is not None:
+            self._kept.forget(unit.name)
             for extent in unit.kept:
-                self._kept.release(extent, for_good=self._drops_pages)
+                self._kept.files.release(extent, for_good=self._drops_pages)
 
 
 def _read_bytes(unit: StreamedUnit) -> int:

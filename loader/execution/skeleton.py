@@ -210,11 +210,18 @@ class Skeleton:
         is_packed = self.computes_packed and value.device.type == "cpu"
         return bitsandbytes.packed_parts(value) if is_packed else bitsandbytes.to_parts(value)
 
-    def from_parts(self, target: str, parts: Mapping[str, Tensor]) -> Tensor:
-        """What `quantize` gave under the name `target`, without quantizing anything and without a copy."""
+    def from_parts(self, target: str, parts: Mapping[str, Tensor], *, empty: Tensor | None = None) -> Tensor:
+        """What `quantize` gave under the name `target`, without quantizing anything and without a copy.
+
+        `empty` is what the skeleton held under that name, where it holds something else by now.
+        """
         module = self.model.get_submodule(target.rpartition(".")[0])
         module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]  # see `place`
-        return bitsandbytes.from_parts(module, parts)
+        return bitsandbytes.from_parts(self.model.get_parameter_or_buffer(target) if empty is None else empty, parts)
+
+    def forget_quantized(self, target: str) -> None:
+        """Let the layer of a quantized weight hold nothing of it but the parameter `target` itself."""
+        bitsandbytes.forget(self.model.get_submodule(target.rpartition(".")[0]))
 
     def place(self, target: str, value: Tensor) -> None:
         """Make `value` the parameter or buffer `target`."""

@@ -62,7 +62,7 @@ def stream(
     """
     model = skeleton.model
     _check_budget(plan, resident)
-    kept = None if cache is None else KeptWeights(skeleton, cache)
+    kept = None if cache is None else KeptWeights(skeleton, cache, device, mapped=files.are_mapped)
     names = {} if kept is None else _place_kept(kept, plan, files, progress)
     placed = _place(skeleton, plan, files, device)
     placed.update((name, model.get_parameter_or_buffer(name)) for each in names.values() for name in each)
@@ -74,7 +74,7 @@ def stream(
     views = {step.targets[0].name for step in plan.steps if _is_pages(step, files, device)}
     ranges = {name: kept.extents(name) for name in names} if kept is not None else {}
     units = tuple(_unit(number, part, ranges.get(part.name, ()), placed, homes, views) for number, part in enumerate(parts))
-    residency = Residency(units, skeleton, files, device=device, budget=resident, kept=None if kept is None else kept.files)
+    residency = Residency(units, skeleton, files, device=device, budget=resident, kept=kept)
     for unit, part in zip(units, parts, strict=True):
         _let_go(part, unit, residency, homes)
     dtypes = {placed[name].dtype for name in homes}
@@ -92,7 +92,7 @@ class _Part:
 
 
 def _place_kept(kept: KeptWeights, plan: LoadPlan, files: WeightFiles, progress: Callable[[Unit], None] | None) -> dict[str, Set[str]]:
-    """Make the pages of all quantized weights the model's; returns their names, unit by unit."""
+    """Have all quantized weights ready; returns their names, unit by unit."""
     names: dict[str, Set[str]] = {}
     for unit in plan.units:
         if unit.is_quantized:
@@ -153,7 +153,7 @@ def _unit(
         number=number,
         name=part.name,
         nbytes=sum(step.target_bytes for step in part.steps) + sum(extent.nbytes for extent in kept),
-        mapped={target: placed[target] for target in (*mapped, *part.kept)},
+        mapped={target: placed[target] for target in (*mapped, *part.kept) if not placed[target].is_meta},
         made=Unit(part.name, tuple(step for step in part.steps if step.targets[0].name not in views)),
         parameters=frozenset(target for target in homes if isinstance(placed[target], nn.Parameter)),
         dense=extents(entry for target, entry in mapped.items() if target not in looked_up),

@@ -50,6 +50,7 @@ def quantized_weight(
 
     It is one of several weights of `count` elements in all. `allocate` gives the memory of its codes.
     """
+    from bitsandbytes.functional import int8_vectorwise_quant
     from bitsandbytes.nn.modules import Int8Params, Params4bit
     from transformers.pytorch_utils import Conv1D
 
@@ -59,10 +60,12 @@ def quantized_weight(
     if isinstance(module.weight, Params4bit):
         return _four_bit(weight, settings, use_numba=is_worth_compiling("four_bit", count), threads=threads, allocate=allocate)
     settings.pop("SCB", None)
-    if weight.device.type != "cpu" or settings["has_fp16_weights"]:
-        unquantized: Any = Int8Params(weight.cpu(), requires_grad=False, **settings)
-        return unquantized.to(weight.device)  # which quantizes
-    codes, absmax = int8.quantize(weight, use_numba=is_worth_compiling("int8", count), threads=threads, allocate=allocate)
+    if settings["has_fp16_weights"]:
+        return Int8Params(weight, requires_grad=False, **settings)
+    if weight.device.type == "cpu":
+        codes, absmax = int8.quantize(weight, use_numba=is_worth_compiling("int8", count), threads=threads, allocate=allocate)
+    else:  # as `to` would, which quantizes what comes from the host only
+        codes, absmax = int8_vectorwise_quant(weight.to(torch.float16).contiguous())[:2]
     return Int8Params(codes, requires_grad=False, **{**settings, "CB": codes, "SCB": absmax})
 
 
@@ -97,8 +100,8 @@ def packed_parts(value: Tensor) -> dict[str, Tensor]:
     return {"data": cpu_packing.packed_codes(value.data, state), _PACKED: before, **packed.as_dict(packed=True)}
 
 
-def from_parts(module: nn.Module, parts: Mapping[str, Tensor]) -> Tensor:
-    """The quantized weight of `module`, whose parameter on the meta device carries the settings; without a copy of `parts`."""
+def from_parts(empty: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
+    """The quantized weight in place of `empty`, a layer's parameter on the meta device, which carries the settings; no copy of `parts`."""
     others = dict(parts)
     data: Any = others.pop("data")
     packed = others.pop(_PACKED, None)
@@ -107,7 +110,7 @@ def from_parts(module: nn.Module, parts: Mapping[str, Tensor]) -> Tensor:
     from bitsandbytes.functional import QuantState
     from bitsandbytes.nn.modules import Int8Params, Params4bit
 
-    settings = dict(module.weight.__dict__)
+    settings = dict(empty.__dict__)
     if "SCB" in others:
         return Int8Params(data, requires_grad=False, **{**settings, "CB": data, "SCB": others["SCB"]})
     state = QuantState.from_dict(others, data.device)
@@ -116,6 +119,16 @@ def from_parts(module: nn.Module, parts: Mapping[str, Tensor]) -> Tensor:
     if settings.get("module") is not None:
         settings["module"].quant_state = state
     return Params4bit(data, requires_grad=False, **{**settings, "quant_state": state, "bnb_quantized": True})
+
+
+def forget(module: Any) -> None:
+    """Let a layer drop what it keeps of its weight beside the parameter: it finds that again in the next one."""
+    if not is_quantized(module):
+        return
+    if getattr(module, "quant_state", None) is not None:
+        module.quant_state = None
+    if (state := getattr(module, "state", None)) is not None:
+        state.CB = state.SCB = None
 
 
 def _mark_as_packed(state: Any, before: list[int], storage: torch.dtype) -> None:

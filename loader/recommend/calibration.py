@@ -32,10 +32,10 @@ sys.stdout.write(json.dumps([taken.anonymous, taken.mapped]))
 def measure_lacking(names: Iterable[str]) -> bool:
     """Measure those of `names` that were not yet with these versions, and keep what comes of it; returns whether there were any.
 
-    What a CUDA context takes is not measured. Raises RunFailedError.
+    Of CUDA what it takes of the host, where there is a device. Raises RunFailedError.
     """
     sizes = kept_sizes()
-    lacking = [name for name in dict.fromkeys((*_BACKGROUND, *names)) if name not in sizes and name != "cuda"]
+    lacking = [name for name in dict.fromkeys((*_BACKGROUND, *names)) if name not in sizes]
     if not lacking:
         return False
     if not all(name in sizes for name in _BACKGROUND):
@@ -44,7 +44,8 @@ def measure_lacking(names: Iterable[str]) -> bool:
         if name == "numba":
             sizes[name] = _plain(_numba())
         elif name not in _BACKGROUND:
-            sizes[name] = _plain(_of_a_forward(name) - _memory(sizes["import"]) - _memory(sizes["forward"]))
+            job = _job(None, device=name) if name == "cuda" else _job(name)
+            sizes[name] = _plain(_of_a_forward(job) - _memory(sizes["import"]) - _memory(sizes["forward"]))
     keep(sizes)
     return True
 
@@ -55,14 +56,14 @@ def _background() -> dict[str, dict[str, int]]:
     return {"import": _plain(done.imports), "forward": _plain(Memory(anonymous, mapped) - done.imports)}
 
 
-def _of_a_forward(method: str) -> Memory:
-    _, anonymous, mapped = run(_job(method)).timeline[-1]
+def _of_a_forward(job: Job) -> Memory:
+    _, anonymous, mapped = run(job).timeline[-1]
     return Memory(anonymous, mapped)
 
 
-def _job(method: str | None) -> Job:
+def _job(method: str | None, *, device: str = "cpu") -> Job:
     quantized = {} if method is None else {"quantization_config": {"method": method}}
-    settings = {"model_name": str(_FOLDER), "device": "cpu", "dtype": "bfloat16", "quantized_cache": "off", **quantized}
+    settings = {"model_name": str(_FOLDER), "device": device, "dtype": "bfloat16", "quantized_cache": "off", **quantized}
     return Job(Case("mlload"), str(_FOLDER), (), context=_TOKENS, settings=settings)
 
 

@@ -232,9 +232,9 @@ def _rooms(scene: Scene, way: Way, plan: PlanSketch) -> dict[str, int]:
     first = way.devices[0]
     beside = alone.peak.get(first, 0) - alone.component("weights").get(first, 0) - alone.component("kv cache").get(first, 0)
     cached = alone.component("kv cache").get(first, 0)
-    whole = sum(scene.device_bytes(device) for device in way.devices) or 1
+    with_cache = 1 + cached / (plan.target_bytes or 1)  # bytes that come with each byte of weights
     rooms: dict[str, int] = {}
     for device in way.devices:
         left = scene.device_bytes(device) - beside - alone.component("loading").get(first, 0)
-        rooms[device] = max(0, left - cached * scene.device_bytes(device) // whole)
+        rooms[device] = max(0, int(left / with_cache))
     return rooms

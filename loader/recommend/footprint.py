@@ -12,8 +12,8 @@ from functools import cached_property
 from ..architecture import Kind
 from ..devices import spread
 from ..dtypes import BITS, TORCH_NAMES
-from ..memory import Memory, Prediction, predict, predict_streamed
-from ..settings import QuantizationMethod
+from ..memory import Memory, Prediction, predict, predict_streamed, staged_bytes
+from ..settings import Backend, QuantizationMethod
 from ..text import format_bytes
 from .activations import kernels, logits, widest
 from .component import ANONYMOUS, MAPPED, Bytes, Component, highest, on_host, total
@@ -107,10 +107,11 @@ class Subject:
 def footprint(way: Way, subject: Subject, *, workers: int, rooms: Mapping[str, int] | None = None) -> Footprint | None:
     """What `way` takes; None where the model does not fit in the `rooms` of several devices."""
     resident = way.resident if way.is_streamed else None
+    staged = staged_bytes(1 if way.is_streamed else workers) if way.backend is Backend.CUDA else 0
     if way.is_streamed:
-        prediction = predict_streamed(subject.plan, on_device=way.on_device, mapped=True, resident=resident)
+        prediction = predict_streamed(subject.plan, on_device=way.on_device, mapped=True, resident=resident, staged=staged)
     else:
-        prediction = predict(subject.plan, on_device=way.on_device, mapped=True, workers=workers)
+        prediction = predict(subject.plan, on_device=way.on_device, mapped=True, workers=workers, staged=staged)
     units = None
     if len(way.devices) > 1:
         units = spread([(unit.name, unit.target_bytes) for unit in subject.plan.units], rooms or {})

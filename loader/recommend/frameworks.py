@@ -44,8 +44,8 @@ class Frameworks:
         return str(self.sizes[name].get("what", name))
 
     def source_of(self, names: Collection[str]) -> str:
-        """Where the figures of `names` come from; of CUDA's own there are reports only."""
-        return self.source + ("; cuda's by others' reports" if "cuda" in names else "")
+        """Where the figures of `names` come from; what CUDA takes of the device itself is always as shipped."""
+        return self.source + ("; cuda's own on the device as shipped" if "cuda" in names and self.source != _SHIPPED else "")
 
     def needed(self, way: Way, plan: PlanSketch) -> list[str]:
         """What is there while a model is loaded that way; `forward` comes later.

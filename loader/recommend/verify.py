@@ -8,10 +8,11 @@ from ..bench.case import Case
 from ..bench.job import Job
 from ..bench.run import run
 from ..errors import UsageError
-from ..settings import CacheMode
+from ..settings import Backend, CacheMode
 from ..settings_mapping import plain_settings
 from .candidates import Candidate
 from .component import ANONYMOUS, MAPPED
+from .frameworks import known_frameworks
 from .recommendation import Recommendation
 
 
@@ -39,11 +40,8 @@ def verify(recommendation: Recommendation, candidate: Candidate | None = None) -
     Quantized weights are made anew: those that are kept on disk would be mapped instead. Raises UsageError for a device that is only
     described.
     """
-    chosen = candidate or recommendation.best
+    chosen = check_is_here(recommendation, candidate or recommendation.best)
     settings = recommendation.settings(chosen)
-    assert chosen is not None  # or else there are no settings
-    if recommendation.machine.is_declared and chosen.way.on_device:
-        raise UsageError(f"{chosen.way.devices[0]} is described, and can't be loaded to", hint="verify on that machine")
     asked = plain_settings(replace(settings, quantized_cache=CacheMode.OFF))
     use, taken = recommendation.use, chosen.footprint
     job = Job(Case("mlload"), recommendation.reference, (), context=use.context, batch=use.batch, settings=asked)
@@ -51,6 +49,16 @@ def verify(recommendation: Recommendation, candidate: Candidate | None = None) -
     devices = sum(nbytes for place, nbytes in taken.peak.items() if place not in (ANONYMOUS, MAPPED))
     predicted = {ANONYMOUS: taken.peak.get(ANONYMOUS, 0), MAPPED: taken.peak.get(MAPPED, 0), "host": taken.host}
     measured = {ANONYMOUS: done.peak.anonymous, MAPPED: done.peak.mapped, "host": done.resident}
-    if devices:
-        predicted["device"], measured["device"] = devices, done.peak.device
+    if devices:  # without what CUDA takes itself, which torch does not count
+        own = known_frameworks().bytes_of("cuda").device * len(chosen.way.devices) if chosen.way.backend is Backend.CUDA else 0
+        predicted["device"], measured["device"] = devices - own, done.peak.device
     return Verified(predicted, measured, done.seconds)
+
+
+def check_is_here(recommendation: Recommendation, candidate: Candidate | None) -> Candidate:
+    """A candidate that can be tried on this machine. Raises UsageError for a device that is only described, or where there is none."""
+    if candidate is None:
+        raise UsageError("there is no way to verify", hint="`mlload recommend-config` says what lacks")
+    if recommendation.machine.is_declared and candidate.way.on_device:
+        raise UsageError(f"{candidate.way.devices[0]} is described, and can't be loaded to", hint="verify on that machine")
+    return candidate

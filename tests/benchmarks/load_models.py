@@ -46,16 +46,17 @@ LIMITED = (
 def measure() -> Iterator[str]:
     """Every figure under its command, line by line. What an engine can't do stands below its table."""
     for title, options in FIGURES:
-        yield from _figure(title, options)
+        yield from figure(title, options)
     for title, options, gib in LIMITED:
         try:
             with memory_limit(gib << 30) as limited:
-                yield from _figure(title, options, limited)
+                yield from figure(title, options, limited)
         except OSError as error:
             yield f"{title}: not measured, for there can be no such limit here ({error.strerror})"
 
 
-def _figure(title: str, options: str, before: Sequence[str] = ()) -> Iterator[str]:
+def figure(title: str, options: str, before: Sequence[str] = ()) -> Iterator[str]:
+    """A call of `mlload bench-load` and what it prints, started by the command `before` if that is given."""
     yield from (f"### {title}", "", f"`mlload bench-load {options}`", "")
     command = [*before, MLLOAD, "bench-load", *shlex.split(options), "--markdown"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

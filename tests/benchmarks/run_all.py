@@ -19,24 +19,28 @@ import conformance_table
 import inspect_local
 import inspect_remote
 import load_models
+import load_on_cuda
 import load_quantized
 import partial_table
 import predictions
 import probe
 import quantize_kernels
 import run_layers
+import torch
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PACKAGES = """
     torch transformers huggingface_hub accelerate safetensors runai-model-streamer fastsafetensors hf-mem typer rich bitsandbytes hqq numba
 """.split()
 
+ON_CUDA = "load_on_cuda.py"  # left as it stands where there is no device
 # Title, the script that measures it alone, and what yields its lines.
 SECTIONS: tuple[tuple[str, str, Callable[[], Iterable[str]]], ...] = (
     ("`mlload inspect`, local", "inspect_local.py", inspect_local.measure),
     ("`mlload inspect`, a hub at 0 ms", "inspect_remote.py", partial(inspect_remote.measure, 0)),
     ("`mlload inspect`, a hub at 50 ms", "inspect_remote.py", partial(inspect_remote.measure, 50)),
     ("Loading whole models", "load_models.py", load_models.measure),
+    ("Loading to a CUDA device", ON_CUDA, load_on_cuda.measure),
     ("Quantizing while loading", "load_quantized.py", load_quantized.measure),
     ("Quantizing on a CPU", "quantize_kernels.py", quantize_kernels.measure),
     ("Models larger than memory, a layer at a time", "run_layers.py", run_layers.measure),
@@ -102,4 +106,5 @@ def main(chosen: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or [script for script, *_ in PAGES] + [script for _, script, _ in SECTIONS])
+    scripts = [script for script, *_ in PAGES] + [script for _, script, _ in SECTIONS]
+    main(sys.argv[1:] or [script for script in scripts if script != ON_CUDA or torch.cuda.is_available()])

@@ -19,6 +19,8 @@ def load(job: Job, phases: Phases) -> PreTrainedModel:
     library: Any = import_module("fastsafetensors")
     model_class, config = class_and_config(job)
     device = device_of(job)
+    if device.type == "cuda" and device.index is None:  # it wants to know which
+        device = type(device)("cuda", 0)
     phases.end("import")
     threads = {"max_threads": job.case.workers} if job.case.workers > 0 else {}
     loader = library.SafeTensorsFileLoader(None, str(device), nogds=True, **threads)

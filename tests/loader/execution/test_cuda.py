@@ -20,12 +20,13 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # of bitsandbytes
 ]
 TINY = local_folder(Checkpoint.open("tiny"))
+BUDGET = 400_000  # bytes of streamed weights
 IDS = torch.arange(8)[None]
 WAYS: dict[str, dict[str, object]] = {
     "full": {},
     "float32": {"dtype": "float32"},
     "low memory": {"loading_strategy": LoadingStrategy.LOW_MEMORY},
-    "streamed": {"resident": 400_000},
+    "streamed": {"resident": BUDGET},
     "left on the host": {"offload_to_cpu": True},
     "read, not mapped": {"mmap": False},
 }
@@ -64,6 +65,18 @@ def test_quantized_weights_are_transformers_own(method: QuantizationMethod) -> N
     for name, value in ours.state_dict().items():
         assert torch.equal(value, expected[name]), name
     assert torch.equal(logits(ours), logits(theirs))
+
+
+@pytest.mark.parametrize("method", [*BITSANDBYTES, QuantizationMethod.HQQ])
+def test_quantized_weights_are_streamed_in_their_budget(method: QuantizationMethod) -> None:
+    asked = {"quantization_config": QuantizationConfig(method), "quantized_cache": "on"}
+    whole = on_device(**asked).model
+    torch.cuda.synchronize()
+    expected, before = logits(whole), torch.cuda.memory_allocated()
+    streamed = on_device(**asked, resident=BUDGET).model
+    for _ in range(2):
+        assert torch.equal(logits(streamed), expected)
+    assert torch.cuda.memory_allocated() - before <= BUDGET + SLACK
 
 
 def test_hqq_computes_on_the_device() -> None:

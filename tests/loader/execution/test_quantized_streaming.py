@@ -50,8 +50,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def loaded(folder: Path | str, method: str, resident: int | str | None = None) -> LoadedModel:
-    return load(ModelLoadingConfig(folder, device="cpu", quantization_config=METHODS[method], resident=resident))  # pyright: ignore[reportArgumentType]  # sizes as people write them are taken
+def loaded(folder: Path | str, method: str, resident: int | str | None = None, *, mmap: bool = True) -> LoadedModel:
+    settings = ModelLoadingConfig(folder, device="cpu", quantization_config=METHODS[method], resident=resident, mmap=mmap)  # pyright: ignore[reportArgumentType]  # sizes as people write them are taken
+    return load(settings)
 
 
 def logits(loaded: LoadedModel) -> torch.Tensor:
@@ -70,6 +71,23 @@ def test_the_logits_are_those_of_the_model_loaded_whole(folder: Path, method: st
         assert streamed.streamer is not None
         assert streamed.streamer.counters.peak_resident_bytes <= budget
         assert streamed.cache in (status, "hit")  # the CPU may compute with what loading whole has kept
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_not_mapped_is_read_and_dropped_again(folder: Path, method: str) -> None:
+    whole = loaded(folder, method)
+    largest = max(unit.target_bytes for unit in whole.plan.units)
+    streamed = loaded(folder, method, 2 * largest, mmap=False)
+    for _ in range(3):
+        assert torch.equal(logits(streamed), logits(whole))
+    assert sum(map(held_beside_parameters, streamed.model.modules())) <= 2 * largest
+
+
+def held_beside_parameters(module: Any) -> int:
+    """Bytes of its weight that one of bitsandbytes' layers keeps where nobody drops them."""
+    state, quant_state = getattr(module, "state", None), getattr(module, "quant_state", None)
+    codes = getattr(state, "CB", None)
+    return sum(tensor.nbytes for tensor in (codes, getattr(quant_state, "absmax", None)) if tensor is not None)
 
 
 def test_tokens_are_those_of_the_model_loaded_whole() -> None:
