@@ -11,32 +11,31 @@ from .checkpoint import Checkpoint
 from .dtypes import TORCH_NAMES
 from .fresh_memory import FreshMemory
 from .machine import free_bytes
+from .memory import PREPARED_FROM
 from .read_ahead import begin_reading
 from .recommend.sketch import parts_of, sketch
 from .settings import LoadingStrategy, ModelLoadingConfig
 from .sources.download import local_folder
 
-_LEAST_COPIED = 64 << 20  # bytes; less is there in no time
 _GPUS = tuple(map(Path, ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")))
 
 
 def begin(checkpoint: Checkpoint, settings: ModelLoadingConfig, *, is_alone: bool) -> FreshMemory | None:
-    """Have the disk read all weights, if they are here, will all be needed, and stay in memory until they are.
+    """Have the disk read all weights, if they are here, will all be needed, and can all be in memory as the kernel's own pages.
 
     Returns the memory for those that will be copies on the CPU, which is filled meanwhile; None where none will, or where they are not of
     the only model (`is_alone`), so that nobody knows yet how much is left for them.
     """
-    if settings.loading_strategy is LoadingStrategy.STREAMING or settings.resident is not None or settings.rank > 0:
-        return None
-    if settings.quantization_config is not None or settings.memory is not None or checkpoint.source == "hub":
+    if settings.quantization_config is not None or settings.memory is not None or settings.rank > 0 or checkpoint.source == "hub":
         return None
     paths = [local_folder(checkpoint) / name for name in checkpoint.shards]
     left = free_bytes() - sum(path.stat().st_size for path in paths)
     if left <= 0:
         return None
     begin_reading(paths)
-    copied = _copied_bytes(checkpoint, settings) if is_alone and _stays_on_cpu(settings) else 0
-    if _LEAST_COPIED <= copied < left:
+    is_streamed = settings.loading_strategy is LoadingStrategy.STREAMING or settings.resident is not None
+    copied = _copied_bytes(checkpoint, settings) if is_alone and not is_streamed and _stays_on_cpu(settings) else 0
+    if PREPARED_FROM <= copied < left:
         with suppress(OSError):  # this process may not have that much at once
             return FreshMemory(copied)
     return None

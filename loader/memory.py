@@ -6,15 +6,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+PREPARED_FROM = 64 << 20  # bytes of copies from which on their memory is made during the imports; less is there in no time
 STAGED_PIECE = 4 << 20  # bytes on their way to a CUDA device: larger pieces leave the processor's cache before they are fetched
 _PIECES_A_WORKER = 5  # of these that are on their way at most: seen with eight workers, and a device that fetches 55 GB/s
 
 
 class StepSizes(Protocol):
-    """What is to be known of a step: bytes read, left and taken meanwhile, and whether it leaves the file's own pages."""
+    """What is to be known of a step: bytes read, of these as pages that are given back, left and taken meanwhile, and whether it leaves
+    the file's own pages.
+    """
 
     @property
     def source_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def passing_bytes(self) -> int: ...  # noqa: D102
     @property
     def target_bytes(self) -> int: ...  # noqa: D102
     @property
@@ -86,36 +91,41 @@ def staged_bytes(workers: int) -> int:
     return workers * _PIECES_A_WORKER * STAGED_PIECE
 
 
-def predict(plan: PlanSizes, *, on_device: bool, mapped: bool, workers: int, staged: int = 0) -> Prediction:
+def predict(plan: PlanSizes, *, on_device: bool, mapped: bool, workers: int, staged: int = 0, can_be_prepared: bool = False) -> Prediction:
     """What loading `plan` whole takes. The transient of a step is what it reads in memory of its own before the result is there.
 
-    What goes through `staged` bytes of pinned memory maps no pages.
+    What goes through `staged` bytes of pinned memory maps no pages. `can_be_prepared`: memory for much is there before the first is read.
     """
     pages, made = _pages_and_made(plan, on_device=on_device, mapped=mapped)
     loaded = Memory(device=made) if on_device else Memory(anonymous=made, mapped=pages)
     transient = _transient(plan, workers, on_device=on_device, mapped=mapped)
     reading = _reading(plan, mapped=mapped, staged=staged)
-    at_once = reading.mapped + staged if on_device else _at_once(plan, transient.anonymous, mapped=mapped)
+    prepared = made if can_be_prepared and made >= PREPARED_FROM else 0
+    at_once = reading.mapped + staged if on_device else _at_once(plan, transient.anonymous, mapped=mapped, prepared=prepared)
     return Prediction(loaded + transient + reading, loaded, at_once)
 
 
-def _at_once(plan: PlanSizes, transient: int, *, mapped: bool) -> int:
-    """The most of the host's memory while units are made one after the other: those that are there, and the one that is read."""
+def _at_once(plan: PlanSizes, transient: int, *, mapped: bool, prepared: int) -> int:
+    """The most of the host's memory while units are made one after the other: those that are there, and the one that is read.
+
+    `prepared`: what all of them take, where that is there from the beginning.
+    """
     there, most = 0, 0
     for unit in plan.units:
         there += sum(step.target_bytes for step in unit.steps if not (mapped and step.is_view))
         reading = _read_and_given_back(unit) if mapped else 0
-        most = max(most, there + reading + min(transient, there))
+        most = max(most, max(there, prepared) + reading + min(transient, there))
     return most
 
 
 def predict_streamed(plan: PlanSizes, *, on_device: bool, mapped: bool, resident: int | None, staged: int = 0) -> Prediction:
     """What a model takes whose units are read when they are used, with at most `resident` bytes of them at once: of both kinds together."""
     pages, made = _pages_and_made(plan, on_device=on_device, mapped=mapped)
-    pages, made = (pages, made) if resident is None else (min(pages, resident), min(made, resident))
+    whole = pages + made if resident is None else min(pages + made, resident)
+    pages, made = min(pages, whole), min(made, whole)
     loaded = Memory(device=made) if on_device else Memory(anonymous=made, mapped=pages)
-    reading = _reading(plan, mapped=mapped, staged=staged)
-    return Prediction(loaded + _transient(plan, 1, on_device=on_device, mapped=mapped) + reading, loaded)
+    beside = _transient(plan, 1, on_device=on_device, mapped=mapped) + _reading(plan, mapped=mapped, staged=staged)
+    return Prediction(loaded + beside, loaded, beside.anonymous + beside.mapped + (0 if on_device else whole))
 
 
 def least_streamed(plan: PlanSizes, *, on_device: bool, mapped: bool) -> tuple[int, int]:
@@ -134,7 +144,7 @@ def _reading(plan: PlanSizes, *, mapped: bool, staged: int) -> Memory:
 
 def _read_and_given_back(unit: UnitSizes) -> int:
     """Pages that are read while a unit is made, but for those that become the model's."""
-    return sum(step.source_bytes for step in unit.steps if not step.is_view)
+    return sum(step.passing_bytes for step in unit.steps)
 
 
 def _pages_and_made(plan: PlanSizes, *, on_device: bool, mapped: bool) -> tuple[int, int]:

@@ -109,6 +109,11 @@ class Step:
         return sum(entry.nbytes for entry, _ in self.sources)
 
     @property
+    def passing_bytes(self) -> int:
+        """Bytes that are read as pages of the file and given back: none of what stays, or is read to its place piece by piece."""
+        return 0 if self.is_view or (self.is_a_stack and not self.quantized) else self.source_bytes
+
+    @property
     def is_view(self) -> bool:
         """Whether the file's own bytes can be the model's tensor."""
         from .execution.weight_files import TORCH_DTYPES

@@ -177,7 +177,15 @@ class PlannedLoad:
         staged = staged_bytes(self.workers) if self.device.type == "cuda" else 0
         if self.strategy is LoadingStrategy.STREAMING:
             return predict_streamed(self.plan, on_device=self.on_device, mapped=mapped, resident=self.resident, staged=staged)
-        return predict(self.plan, on_device=self.on_device, mapped=mapped, workers=self.workers, staged=staged)
+        can_be_prepared = self.settings.quantization_config is None and self.settings.memory is None
+        return predict(
+            self.plan,
+            on_device=self.on_device,
+            mapped=mapped,
+            workers=self.workers,
+            staged=staged,
+            can_be_prepared=can_be_prepared,
+        )
 
     def execute(self, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
         """Read the weights. `progress` hears of every unit once it is in place."""

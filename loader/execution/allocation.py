@@ -56,3 +56,20 @@ class Arena:
         if self._block is None or nbytes == 0 or start + nbytes > self._block.numel():
             return torch.empty(shape, dtype=dtype)
         return self._block[start : start + nbytes].view(dtype).view(shape)
+
+
+class Scratch(threading.local):
+    """Memory for tensors that are forgotten before the thread needs the next one: a block for each thread, of the largest so far.
+
+    An allocator would keep the holes that they leave between what stays.
+    """
+
+    def __init__(self) -> None:
+        self._block = torch.empty(0, dtype=torch.uint8)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor, in the place of the one before it."""
+        nbytes = prod(shape) * dtype.itemsize
+        if self._block.numel() < nbytes:
+            self._block = Arena(nbytes).empty((nbytes,), torch.uint8)
+        return self._block[:nbytes].view(dtype).view(shape)

@@ -15,7 +15,7 @@ from ..fresh_memory import FreshMemory
 from ..phases import PhaseClock
 from ..plan import LoadPlan, Step, Unit
 from ..tensors import TensorEntry
-from .allocation import Arena
+from .allocation import Arena, Scratch
 from .quantized_cache import QuantizedCache
 from .skeleton import Skeleton
 from .solo_threads import solo_threads
@@ -46,11 +46,12 @@ def fill(
     Copies go to `fresh` memory first.
     """
     clock = clock or PhaseClock()
+    scratch = Scratch()
     with solo_threads(workers) as pool, ThreadPoolExecutor(1) as disk:
         under_way: deque[_UnitUnderWay] = deque()
         for unit in _with_disk_ahead(plan.units, files, device, disk, cache):
             steps = _take(unit, skeleton, cache, device, clock) if cache is not None and unit.is_quantized else unit.steps
-            run = UnitReader(unit, skeleton, files, device, clock, fresh).run
+            run = UnitReader(unit, skeleton, files, device, clock, fresh, scratch).run
             under_way.append(_UnitUnderWay(unit, [(step, pool.submit(run, step)) for step in steps]))
             if len(under_way) == _UNITS_AT_ONCE:
                 under_way.popleft().end(skeleton, cache, progress, clock)
@@ -114,7 +115,9 @@ class UnitReader:
         device: torch.device,
         clock: PhaseClock | None = None,
         fresh: FreshMemory | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
+        self._scratch = scratch or Scratch()
         self._skeleton = skeleton
         self._files = files
         self._device = device
@@ -142,7 +145,8 @@ class UnitReader:
         """The tensors of the step before any quantization."""
         target, conversion = step.targets[0], step.conversion
         if conversion is None:
-            return {target.name: self._read(step.sources[0][0], target.dtype, self._arena.empty if step.is_copy else _fresh)}
+            allocate = self._arena.empty if step.is_copy else self._scratch.empty  # what is quantized is not needed afterwards
+            return {target.name: self._read(step.sources[0][0], target.dtype, allocate)}
         dtype = None if conversion.keeps_stored_dtype else target.dtype
         return conversion.run([(entry.name, pattern, partial(self._read, entry, dtype, _fresh)) for entry, pattern in step.sources])
 

@@ -61,7 +61,7 @@ def quantized_weight(
         return _four_bit(weight, settings, use_numba=is_worth_compiling("four_bit", count), threads=threads, allocate=allocate)
     settings.pop("SCB", None)
     if settings["has_fp16_weights"]:
-        return Int8Params(weight, requires_grad=False, **settings)
+        return Int8Params(weight.clone(), requires_grad=False, **settings)
     if weight.device.type == "cpu":
         codes, absmax = int8.quantize(weight, use_numba=is_worth_compiling("int8", count), threads=threads, allocate=allocate)
     else:  # as `to` would, which quantizes what comes from the host only

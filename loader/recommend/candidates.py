@@ -94,12 +94,15 @@ class Scene:
         )
 
     @cached_property
+    def embedding(self) -> str | None:
+        """The unit of the embedding."""
+        found = self.checkpoint.architecture.structure.embedding
+        return next((part.unit for part in self.parts if found is not None and part.name == found.name), None)
+
+    @cached_property
     def looked_up(self) -> str | None:
-        """The unit of an embedding of which rows are looked up and nothing else: no head is tied to it."""
-        structure = self.checkpoint.architecture.structure
-        if structure.embedding is None or structure.head is None:
-            return None
-        return next((part.unit for part in self.parts if structure.embedding and part.name == structure.embedding.name), None)
+        """The same where rows are looked up and nothing else: no head is tied to it."""
+        return None if self.checkpoint.architecture.structure.head is None else self.embedding
 
     @cached_property
     def active_share(self) -> float:
@@ -207,7 +210,7 @@ def footprint_of(scene: Scene, way: Way, plan: PlanSketch, rooms: Mapping[str, i
     rules = BACKENDS[way.backend]
     workers = 1 if way.strategy in (LoadingStrategy.LOW_MEMORY, LoadingStrategy.STREAMING) else 0
     workers = workers or rules.workers(scene.machine.hardware, quantized=plan.quantized_weights > 0)
-    subject = Subject(plan, scene.shapes, scene.use, scene.frameworks, scene.later, scene.looked_up)
+    subject = Subject(plan, scene.shapes, scene.use, scene.frameworks, scene.later, scene.looked_up, scene.embedding)
     return footprint(way, subject, workers=workers, rooms=rooms)
 
 

@@ -33,7 +33,8 @@ class Footprint:
     """`components` in the table's order.
 
     `at_once`: the most of the host's memory that loading takes beside the framework. `later_pages`: of files, which are used only after
-    the widest moment; `unused_pages`: of an embedding, which no token touches. `cache_comes_after`: the activations.
+    the widest moment; `unused_pages`: of an embedding, which no token touches. `cache_comes_after`: the activations. `first_pages`: what is
+    read and given back of an embedding that is streamed, over what is so of a layer.
     """
 
     components: tuple[Component, ...]
@@ -42,6 +43,7 @@ class Footprint:
     unused_pages: int = 0
     resident: int | None = None
     cache_comes_after: bool = False
+    first_pages: int = 0
 
     def component(self, name: str) -> Bytes:
         """The bytes of one, none where there is no such."""
@@ -83,7 +85,7 @@ class Footprint:
         in_layers, in_head = on_host(self.in_layers), on_host(self.in_head)
         kept = on_host(self.computing) - max(in_layers, in_head) - self.unused_pages
         if self.resident is not None:  # pages and what is made share one budget
-            kept -= max(0, on_host(self.component("weights")) - self.resident)
+            kept -= max(0, on_host(self.component("weights")) - self.resident) + self.first_pages
         return max(loading, kept + max(in_layers - self.later_pages, in_head))
 
     @cached_property
@@ -102,6 +104,7 @@ class Subject:
     frameworks: Frameworks
     later: Collection[str] = ()  # units that are used after the widest moment: the head, a seq2seq model's decoder
     looked_up: str | None = None  # the unit of an embedding that nothing else is done with
+    embedding: str | None = None  # that of any
 
 
 def footprint(way: Way, subject: Subject, *, workers: int, rooms: Mapping[str, int] | None = None) -> Footprint | None:
@@ -111,7 +114,14 @@ def footprint(way: Way, subject: Subject, *, workers: int, rooms: Mapping[str, i
     if way.is_streamed:
         prediction = predict_streamed(subject.plan, on_device=way.on_device, mapped=True, resident=resident, staged=staged)
     else:
-        prediction = predict(subject.plan, on_device=way.on_device, mapped=True, workers=workers, staged=staged)
+        prediction = predict(
+            subject.plan,
+            on_device=way.on_device,
+            mapped=True,
+            workers=workers,
+            staged=staged,
+            can_be_prepared=way.quantization is None,
+        )
     units = None
     if len(way.devices) > 1:
         units = spread([(unit.name, unit.target_bytes) for unit in subject.plan.units], rooms or {})
@@ -132,7 +142,17 @@ def footprint(way: Way, subject: Subject, *, workers: int, rooms: Mapping[str, i
     whole = not way.on_device and resident is None
     later = _pages(subject.plan, subject.later) if whole else 0
     unused = max(0, _pages(subject.plan, (subject.looked_up,)) - subject.use.tokens * _TOUCHED) if whole and subject.looked_up else 0
-    return Footprint(components, prediction.at_once, later, unused, resident, subject.shapes.kind is Kind.SEQ2SEQ)
+    after = subject.shapes.kind is Kind.SEQ2SEQ
+    return Footprint(components, prediction.at_once, later, unused, resident, after, _first_pages(way, subject))
+
+
+def _first_pages(way: Way, subject: Subject) -> int:
+    """By how much reading the embedding takes more than any other unit: its pages are given back before anything is computed with it."""
+    if not way.is_streamed or way.backend is Backend.CUDA:
+        return 0
+    passing = {unit.name: sum(step.passing_bytes for step in unit.steps) for unit in subject.plan.units}
+    first = passing.pop(subject.embedding, 0) if subject.embedding else 0
+    return max(0, first - max(passing.values(), default=0))
 
 
 def _pages(plan: PlanSketch, names: Collection[str]) -> int:

@@ -69,6 +69,12 @@ class StepSketch:
     transient_bytes: int
     is_view: bool
     quantized_weights: int = 0
+    is_stack: bool = False
+
+    @property
+    def passing_bytes(self) -> int:
+        """Bytes that are read as pages of the file and given back."""
+        return 0 if self.is_view or self.is_stack else self.source_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +239,7 @@ def _step(part: Part, dtype: str, asked: QuantizationConfig | None, *, is_compil
             searching = hqq_quantizing_bytes(part.numel, bits=bits, group_size=size, is_compiled=is_compiled)
         return StepSketch(part.unit, part.source_bytes, quantized, max(target, searching), False, part.numel)
     is_view = part.dtype == dtype and not part.is_stack and part.is_one_piece
-    return StepSketch(part.unit, part.source_bytes, target, 0, is_view)
+    return StepSketch(part.unit, part.source_bytes, target, 0, is_view, is_stack=part.is_stack)
 
 
 def quantized_bytes(part: Part, asked: QuantizationConfig | None, *, width: int) -> int | None:

@@ -65,7 +65,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
         "num_hidden_layers": 12, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64, "sliding_window": 512, **_LLAMA,
     },
 }  # fmt: skip
-LARGE = "llama-1.1b"
+LARGE, LARGEST = "llama-1.1b", "llama-2-7b"
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ def cells() -> Iterator[Cell]:
     yield Cell(LARGE, large, "bfloat16", None, None, LoadingStrategy.STREAMING, SHORT)
     yield Cell(LARGE, large, "float32", None, None, LoadingStrategy.FULL, SHORT)
     yield Cell(LARGE, large, "bfloat16", "nf4", None, LoadingStrategy.FULL, SHORT)
+    yield Cell(LARGEST, synthetic(LARGEST), "bfloat16", None, None, LoadingStrategy.FULL, SHORT)
 
 
 def folders() -> dict[str, Path]:
@@ -147,7 +148,7 @@ def folders() -> dict[str, Path]:
 def measure_cells() -> Iterator[str]:
     """The table, and what the errors come to."""
     measure_lacking(("import", "forward", "nf4", "int8", "hqq", "numba"))
-    known = peers_of({**folders(), LARGE: synthetic(LARGE)})
+    known = peers_of({**folders(), LARGE: synthetic(LARGE), LARGEST: synthetic(LARGEST)})
     errors: dict[str, list[float]] = {}
     yield "| model | precision | strategy | tokens | predicted MiB | measured MiB | off | over imports: off | accelerate off | hf-mem off |"
     yield "|---|---|---|---|---|---|---|---|---|---|"

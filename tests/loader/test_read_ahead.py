@@ -6,6 +6,7 @@ from time import monotonic
 
 import pytest
 
+from mlload.loader import read_ahead as ahead
 from mlload.loader.read_ahead import begin_reading, read_ahead
 
 MIB = 1 << 20
@@ -50,6 +51,17 @@ def test_all_that_was_named_is_read_and_nothing_else(cold: Path) -> None:
         read_ahead(file.fileno(), 0, 10 * MIB)
     assert comes_true(lambda: all(is_in_memory(cold, offset) for offset in range(0, 10 * MIB, 64 << 10)))
     assert not is_in_memory(cold, 19 * MIB)
+
+
+def test_what_is_in_memory_is_known(cold: Path) -> None:
+    with cold.open("rb") as file:
+        assert not ahead.is_in_memory(file.fileno(), 0, 20 * MIB)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        os.preadv(file.fileno(), [bytearray(MIB)], 4096)
+        if not ahead.is_in_memory(file.fileno(), 4096, MIB):
+            pytest.skip("this kernel does not tell")
+        assert not ahead.is_in_memory(file.fileno(), 4095, MIB)
+        assert not ahead.is_in_memory(file.fileno(), 4096, 2 * MIB)
 
 
 def test_whole_files_while_something_else_is_done(cold: Path) -> None:
