@@ -32,7 +32,7 @@ def begin(checkpoint: Checkpoint, settings: ModelLoadingConfig, *, is_alone: boo
     left = free_bytes() - sum(path.stat().st_size for path in paths)
     if left <= 0:
         return None
-    begin_reading(paths)
+    begin_reading(paths, is_idle="torch" not in sys.modules)
     is_streamed = settings.loading_strategy is LoadingStrategy.STREAMING or settings.resident is not None
     copied = _copied_bytes(checkpoint, settings) if is_alone and not is_streamed and _stays_on_cpu(settings) else 0
     if PREPARED_FROM <= copied < left:

@@ -16,7 +16,7 @@ from .sources.parallel import Ahead
 # One call reads so much: long enough that a thread hardly ever waits for the interpreter's lock, which imports hold for long.
 _AT_ONCE = 64 << 20
 _SCRATCH = 1 << 20  # stays in the processor's own cache
-_PIECES_AT_ONCE = 2
+_LOOKING_AT_ONCE = 2
 _CACHESTAT = 451  # the system call's number, on every architecture; from Linux 6.5 on
 
 
@@ -60,25 +60,32 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
-def begin_reading(paths: Iterable[Path]) -> None:
+def begin_reading(paths: Iterable[Path], *, is_idle: bool) -> None:
     """Read whole files into the page cache, in their order, on threads that never keep the process from ending.
 
-    Unlike `read_ahead` this looks at every page, on a processor that has nothing else to do yet: a virtual machine pays for the first look
-    at each page that its disk has filled, and whoever maps the file and computes with it would wait for that.
+    Where the processor `is_idle` meanwhile they look at every page: a virtual machine pays for the first look at each one that its disk
+    filled, and whoever maps the file and computes with it would wait for that. Where somebody computes with what comes, he is left the
+    processor, and gets all in its order.
     """
     pieces = [(path, start) for path in paths if path.is_file() for start in range(0, path.stat().st_size, _AT_ONCE)]
-    Ahead(_read_piece, workers=_PIECES_AT_ONCE).announce(pieces)
+    if is_idle:
+        Ahead(_look_at, workers=_LOOKING_AT_ONCE).announce(pieces)
+    else:
+        Ahead(_read, workers=1).announce(pieces)
 
 
-def _read_piece(piece: tuple[Path, int]) -> None:
+def _read(piece: tuple[Path, int]) -> None:
+    path, offset = piece
+    with suppress(OSError), path.open("rb", buffering=0) as file:
+        read_ahead(file.fileno(), offset, min(_AT_ONCE, os.fstat(file.fileno()).st_size - offset))
+
+
+def _look_at(piece: tuple[Path, int]) -> None:
     if not hasattr(os, "preadv"):
         return
     path, offset = piece
-    with suppress(OSError), mmap.mmap(-1, _SCRATCH) as scratch:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        end = offset + _AT_ONCE
-        try:  # over and over into the same piece of memory
-            while offset < end and (count := os.preadv(descriptor, [scratch] * ((end - offset) // _SCRATCH or 1), offset)):
-                offset += count
-        finally:
-            os.close(descriptor)
+    end = offset + _AT_ONCE
+    with suppress(OSError), path.open("rb", buffering=0) as file, mmap.mmap(-1, _SCRATCH) as scratch:
+        # Over and over into the same piece of memory.
+        while offset < end and (count := os.preadv(file.fileno(), [scratch] * ((end - offset) // _SCRATCH or 1), offset)):
+            offset += count

@@ -32,10 +32,13 @@ class Weight:
         """The tensor, for the model to compute with: its unit is brought in, and what comes after it."""
         if self._converted is not None:
             return self._converted
-        return self._residency.use(self._unit)[self._name]
+        return _folding(self._residency.use(self._unit)[self._name])
 
     def look(self) -> Tensor:
         """The tensor, for someone who goes over all of them: without its unit where that is not there, and kept nowhere."""
+        return self._found().requires_grad_(False)
+
+    def _found(self) -> Tensor:
         if self._converted is not None:
             return self._converted
         values = self._unit.mapped if self._name in self._unit.mapped else self._residency.resident(self._unit)
@@ -103,6 +106,17 @@ class OnDemand(dict[str, Any]):
 
     def __reduce_ex__(self, _: object) -> Never:
         raise UsageError("a streamed model can't be copied or pickled", hint="stream the checkpoint a second time, or load it whole")
+
+
+def _folding(tensor: Tensor) -> Tensor:
+    """The tensor, asking for a gradient exactly where none is recorded anyway.
+
+    torch multiplies a matrix that asks for none by what is not contiguous (the last token's state, where only its logits are kept) as
+    a batch of matrices, for which it copies the whole matrix; the model loaded whole does not.
+    """
+    if tensor.requires_grad is torch.is_grad_enabled() and tensor.is_floating_point() and not tensor.is_inference():
+        tensor.requires_grad_(not tensor.requires_grad)
+    return tensor
 
 
 def hold_on_demand(module: nn.Module, key: str, weight: Weight) -> None:

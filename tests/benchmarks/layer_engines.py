@@ -81,10 +81,12 @@ def _work(model: Any, job: Job) -> Work:
 def _ours(method: str | None = None) -> Callable[[Job, Path], Work]:
     def prepare(job: Job, _: Path) -> Work:
         from mlload.loader.loading import load
-        from mlload.loader.settings import ModelLoadingConfig, QuantizationConfig, QuantizationMethod
+        from mlload.loader.settings import LoadingStrategy, ModelLoadingConfig, QuantizationConfig, QuantizationMethod
 
         asked = None if method is None else QuantizationConfig(QuantizationMethod(method))
-        return _work(load(ModelLoadingConfig(job.folder, device="cpu", resident=job.resident, quantization_config=asked)).model, job)
+        strategy = LoadingStrategy.STREAMING  # what of it is pages stays mapped where there is no budget
+        settings = ModelLoadingConfig(job.folder, device="cpu", loading_strategy=strategy, resident=job.resident, quantization_config=asked)
+        return _work(load(settings).model, job)
 
     return prepare
 
@@ -184,6 +186,7 @@ _THEIRS = ("torch", "transformers.models.llama.modeling_llama", "accelerate")
 ENGINES = {
     "resident": Engine("resident model", _THEIRS, _resident),
     "streamed": Engine("mlload, streamed", _OURS, _ours()),
+    "free": Engine("mlload, streamed without a budget", _OURS, _ours()),
     "nf4": Engine("mlload, NF4 streamed from the cache", (*_OURS, "bitsandbytes"), _ours("nf4")),
     "device_map": Engine("transformers `device_map`, layers on disk", _THEIRS, _device_map),
     "disk_offload": Engine("accelerate `disk_offload`", _THEIRS, _disk_offload),

@@ -70,14 +70,18 @@ def _lines(engines: Sequence[str], **job: int) -> dict[str, Job]:
 
 def _parts() -> Iterator[Part]:
     small, large = "llama-1.1b", "llama-2-7b"
-    offloaders = ("streamed", "resident", *DISK_OFFLOADERS)
+    offloaders = ("streamed", "free", "resident", *DISK_OFFLOADERS)
     works = {"16": {"tokens": 16}, "512": {"tokens": 512}, "generate": {"generated": 20}}
     words = {"16": "16 tokens", "512": "512 tokens", "generate": "20 tokens generated"}
     for name, work in works.items():
         yield Part(f"{name}-warm", f"{words[name]}, warm", small, _lines(offloaders, **work))
     for name, work in works.items():
         yield Part(
-            f"{name}-cold", f"{words[name]}, cold", small, _lines(("streamed", "resident", "device_map", "disk"), **work), is_cold=True
+            f"{name}-cold",
+            f"{words[name]}, cold",
+            small,
+            _lines(("streamed", "free", "resident", "device_map", "disk"), **work),
+            is_cold=True,
         )
     # Not 512 tokens in NF4: bitsandbytes' loop for that takes longer than reading the weights unquantized.
     limited = {"shape": large, "limit": LIMIT, "runs": 1}

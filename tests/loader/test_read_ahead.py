@@ -64,6 +64,7 @@ def test_what_is_in_memory_is_known(cold: Path) -> None:
         assert not ahead.is_in_memory(file.fileno(), 4096, 2 * MIB)
 
 
-def test_whole_files_while_something_else_is_done(cold: Path) -> None:
-    begin_reading([cold.with_name("missing"), cold])
+@pytest.mark.parametrize("is_idle", [True, False])
+def test_whole_files_while_something_else_is_done(cold: Path, is_idle: bool) -> None:
+    begin_reading([cold.with_name("missing"), cold], is_idle=is_idle)
     assert comes_true(lambda: is_in_memory(cold, 0) and is_in_memory(cold, 20 * MIB - 4096))
