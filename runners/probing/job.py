@@ -6,17 +6,22 @@ import errno
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ...loader.errors import MlloadError
+from ...loader.execution.solo_threads import solo_threads
 from ...loader.writing import replacing, replacing_with, scratch_file
 from ..base import BaseModelRunner
+from ..encoder_only import EncoderModelRunner
 from .background import BackgroundWriter
 from .encoding import Encoded, TokenChoice, encode
 from .folder import OutputFolder, ShardLine
@@ -31,6 +36,7 @@ from .windows import Window, batches, windows
 
 _SHARD_BYTES = 1 << 28  # of states, were every character a token
 _MOST_CHARACTERS = 1 << 24
+_GROWING_TABLES = ("dynamic", "longrope")  # rotary embeddings, as transformers calls them
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
 
@@ -54,6 +60,7 @@ class ProbeJob:
         self.max_length = min((each for each in (settings.max_length, runner.max_length) if each is not None), default=None)
         dtype = str(runner.dtype).removeprefix("torch.")
         self.batch_tokens = settings.batch_tokens or default_batch_tokens(dtype, runner.device.type)
+        self._at_once = _batches_at_once(runner)
         self.identity = identity(runner, self.recorder, settings, max_length=self.max_length, batch_tokens=self.batch_tokens)
 
     def windows(self, examples: Iterable[Example]) -> Iterator[Window]:
@@ -100,10 +107,10 @@ class ProbeJob:
     ) -> Iterator[tuple[Kept, Sequence[int], Tensor | list[Tensor]]]:
         """All batches of a window: what each gave for each layer, counted on the way."""
         progress.heard(sum(not text.ids for text in texts))
-        for numbers in batches([len(text.ids) for text in texts], self.batch_tokens):
-            start = time.perf_counter()
+        start = time.perf_counter()
+        for numbers, recorded in self._computed(texts):
             before: dict[str, Tensor] = {}
-            for kept, made in self.recorder.record([texts[number] for number in numbers]):
+            for kept, made in recorded:
                 if isinstance(made, Tensor):
                     sums[kept.name].add(made, before.get(kept.stack))
                     before[kept.stack] = made
@@ -111,6 +118,37 @@ class ProbeJob:
                 yield kept, numbers, made
                 start = time.perf_counter()
             progress.heard(len(numbers))
+
+    def _computed(self, texts: Sequence[Encoded]) -> Iterator[tuple[Sequence[int], Iterable[tuple[Kept, Tensor | list[Tensor]]]]]:
+        """All batches of a window in their order, and what each gave; several are computed at once where the model lets them."""
+
+        def record(numbers: Sequence[int]) -> Iterator[tuple[Kept, Tensor | list[Tensor]]]:
+            return self.recorder.record([texts[number] for number in numbers])
+
+        cut = batches([len(text.ids) for text in texts], self.batch_tokens)
+        if self._at_once == 1 or len(cut) == 1:
+            yield from ((numbers, record(numbers)) for numbers in cut)
+            return
+        with solo_threads(self._at_once) as pool:
+            under_way: deque[tuple[Sequence[int], Future[list[tuple[Kept, Tensor | list[Tensor]]]]]] = deque()
+            for numbers in cut:
+                under_way.append((numbers, pool.submit(lambda numbers: list(record(numbers)), numbers)))
+                if len(under_way) > self._at_once:
+                    first, made = under_way.popleft()
+                    yield first, made.result()
+            for numbers, made in under_way:
+                yield numbers, made.result()
+
+
+def _batches_at_once(runner: BaseModelRunner) -> int:
+    """A batch for each core, rather than all cores for each batch: an encoder's steps are so short that cores would wait for each other.
+
+    One where weights come and go, on a device, and for tables of positions that a forward makes anew for its own length.
+    """
+    if not isinstance(runner, EncoderModelRunner) or runner.device.type != "cpu" or runner.loaded.streamer is not None:
+        return 1
+    grows = any(getattr(module, "rope_type", None) in _GROWING_TABLES for module in runner.model.modules())
+    return 1 if grows else torch.get_num_threads()
 
 
 @contextmanager

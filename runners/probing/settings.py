@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...loader.errors import UsageError
 
-_TOKENS = {"float32": 1_024, "bfloat16": 2_048, "float16": 2_048}  # at once on a CPU: what its caches like best
+_TOKENS = {"float32": 1_024, "bfloat16": 1_536, "float16": 1_536}  # at once on a CPU: what its caches like best
 _TOKENS_ON_DEVICE = 16_384
 
 

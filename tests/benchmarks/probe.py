@@ -113,6 +113,21 @@ with tempfile.TemporaryDirectory() as out:
 print(json.dumps({"seconds": seconds, "waited": report.seconds["write"], "over_model": resident("VmHWM") - before}))
 """
 
+# One process with all cores, or actors of one each: seconds for so many texts, everything counted.
+ACTORS = r"""
+import functools, json, sys, tempfile, time
+folder, source, actors = sys.argv[1], sys.argv[2], int(sys.argv[3]) or None
+import mlload
+
+if __name__ == "__main__":
+    load = functools.partial(mlload.load_model, folder, device="cpu", dtype="float32", attentions=False, head=False)
+    with tempfile.TemporaryDirectory() as out:
+        texts = open(source).read().split("\n")
+        begun = time.perf_counter()
+        mlload.probe_layers(load, texts, pool="mean", output=out + "/states", actors=actors, texts_per_shard=250)
+        print(json.dumps(time.perf_counter() - begun))
+"""
+
 
 def minilm() -> Path | None:
     """The folder of the real model, if it is here."""
@@ -208,10 +223,37 @@ def measure_long(counts: Sequence[int] = (1_000, 100_000)) -> Iterator[str]:
             yield f"| {pool} | {count:,} | {count / found['seconds']:.0f} | {memory:.0f} | {waited:.1%} |"
 
 
+def measure_actors(counts: tuple[int, int] = (2_000, 8_000)) -> Iterator[str]:
+    """A Markdown table: texts a second once everything is loaded, which is what the larger of two corpora takes more."""
+    folder = minilm()
+    if folder is None or find_spec("ray") is None:
+        return
+    yield ""
+    yield f"Once loaded (what {counts[1]:,} texts take longer than {counts[0]:,}), float32, mean-pooled states of all layers:"
+    yield ""
+    yield "| | texts a second | share of one process's |"
+    yield "|---|---|---|"
+    rates: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        program = Path(scratch) / "program.py"
+        program.write_text(ACTORS, encoding="utf-8")
+        for name, actors in (("one process", 0), ("Ray, 2 actors", 2)):
+            seconds: list[float] = []
+            for count in counts:
+                source = Path(scratch) / f"{count}.txt"
+                source.write_text("\n".join(corpus(count)), encoding="utf-8")
+                command = [sys.executable, str(program), str(folder), str(source), str(actors)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                seconds.append(json.loads(done.stdout.splitlines()[-1]))
+            rates[name] = (counts[1] - counts[0]) / (seconds[1] - seconds[0])
+            yield f"| {name} | {rates[name]:.0f} | {rates[name] / rates['one process']:.2f} |"
+
+
 def measure_all() -> Iterator[str]:
-    """Both tables."""
+    """All tables."""
     yield from measure()
     yield from measure_long()
+    yield from measure_actors()
 
 
 def main() -> None:
@@ -221,8 +263,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", action="append", default=[], choices=engines())
     parser.add_argument("--long", type=int, nargs="+", default=[], help="memory at so many texts each, and nothing else")
+    parser.add_argument("--actors", action="store_true", help="Ray beside one process, and nothing else")
     asked = parser.parse_args()
-    lines = measure_long(asked.long) if asked.long else measure(asked.texts, asked.runs, asked.only)
+    alone = measure_actors() if asked.actors else measure_long(asked.long) if asked.long else None
+    lines = alone or measure(asked.texts, asked.runs, asked.only)
     for line in lines:
         sys.stdout.write(line + "\n")
 
