@@ -18,6 +18,7 @@ Texts = Annotated[list[str] | None, typer.Option("--text", metavar="TEXT", help=
 Ids = Annotated[str | None, typer.Option("--ids", metavar="1,2,3", help="Token ids in place of a prompt.")]
 Input = Annotated[Path | None, typer.Option("--input", metavar="FILE", help="Go on from the state that --output wrote.")]
 Output = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write the state after the last of the layers there.")]
+WithCache = Annotated[bool, typer.Option("--with-cache", help="Keep the layers' keys and values in the state, too.")]
 Layers = Annotated[
     str | None, typer.Option("--layers", metavar="A:B", help="Layers A to B, without B; 8: is to the end, norm and head included.")
 ]
@@ -45,6 +46,7 @@ def partial_forward(
     embedding_only: EmbeddingOnly = False,
     head: Head = False,
     output: Output = None,
+    with_cache: WithCache = False,
     topk: TopK = 5,
     save_hidden: SaveHidden = None,
     logit_lens: Lens = False,
@@ -75,6 +77,7 @@ def partial_forward(
         stack=stack,
         head=head,
         output=output,
+        cache=with_cache,
         topk=topk,
         save_hidden=save_hidden,
         lens=logit_lens or plot is not None,

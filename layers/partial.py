@@ -62,6 +62,7 @@ def partial_forward(
     head: bool = False,
     hidden_states: bool = False,
     last_logits: bool = False,
+    use_cache: bool = False,
     times: Mapping[int, int] | None = None,
 ) -> PartialForward:
     """Run `layers` (`"0:8"`, `"8:"` or a slice) of the main stack, or of `stack`, on prompts, on a model's inputs, or on from a state.
@@ -69,7 +70,8 @@ def partial_forward(
     Without an end the main stack is run to its end and the model with it: final norm, head, logits; any other stack is run to its end.
     With one it stops there, unless `head` asks for the rest of the model as well. `times` says how often layers are run that are not run
     once: 0 hands on what comes in, 2 runs a layer twice. With `last_logits` a model that can does without those of all tokens but the
-    last. Raises UsageError for layers that can't be run from what is given, or a state of another model.
+    last. With `use_cache` keys and values of the layers are kept, in the state too, from which they are taken up again. Raises UsageError
+    for layers that can't be run from what is given, a state of another model, and a cache of one that has none.
     """
     opened = LayeredModel.open(model)
     if [texts, inputs, state].count(None) != 2:
@@ -82,6 +84,8 @@ def partial_forward(
         inputs, prompts = state.inputs, state.texts
     part = _Part.of(opened, layers, stack, state, head=head)
     given = inputs_of_texts(opened.loaded, prompts) if inputs is None else inputs
+    if use_cache:
+        given = _with_cache(given, state)
     kept: dict[int, Tensor] = {}
     with refusals("the rest of a forward", file=Path(origin).name, hint="make the state anew") if state else nullcontext():
         outcome = opened.run(
@@ -92,6 +96,15 @@ def partial_forward(
             watch=(part.stack.name, kept.__setitem__) if hidden_states else None,
         )
     return _result(opened, part, outcome, given, prompts, kept)
+
+
+def _with_cache(inputs: Mapping[str, Any], state: ForwardState | None) -> Mapping[str, Any]:
+    """The inputs, asking for a cache."""
+    if state is not None:
+        raise UsageError("a state goes on with the cache that it holds, if it holds one", hint="ask for the cache where the forward begins")
+    if "use_cache" not in inputs:
+        raise UsageError("the model keeps no keys and values")
+    return {**inputs, "use_cache": True}
 
 
 @dataclass(frozen=True)

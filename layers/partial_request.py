@@ -20,6 +20,7 @@ class PartialRequest:
     stack: str | None = None
     head: bool = False
     output: Path | None = None
+    cache: bool = False
     topk: int = 5
     save_hidden: Path | None = None
     lens: bool = False
@@ -35,11 +36,13 @@ class PartialRequest:
         if self.embedding_only and (self.layers is not None or self.head):
             raise UsageError("--embedding-only stops before the first layer", hint="leave --layers and --head out")
         partly = self.input is not None or self.layers is not None or self.embedding_only or self.head or self.stack is not None
-        asked = self.output, self.save_hidden, self.skip, self.repeat, self.lens
+        asked = self.output, self.cache, self.save_hidden, self.skip, self.repeat, self.lens
         if self.generate is not None and (partly or any(asked)):
             raise UsageError("--generate runs the whole model as it is", hint="leave the other options out")
         is_open = not self.embedding_only and (self.layers is None or self.layers.strip().endswith(":"))
         if self.output is not None and is_open and not self.lens and self.stack is None:
             raise UsageError("--output writes the state after the last of some layers", hint="say where they end, as in --layers 0:8")
+        if self.cache and self.output is None:
+            raise UsageError("--with-cache keeps keys and values in the state that --output writes", hint="--layers 0:8 --output FILE")
         if self.lens and (not is_open or self.stack is not None):
             raise UsageError("--logit-lens looks at the layers up to the last one", hint="leave --stack and the end of --layers out")

@@ -70,6 +70,7 @@ def _part(model: LayeredModel, request: PartialRequest) -> PartialForward:
         head=request.head and not request.lens,
         hidden_states=request.lens or request.save_hidden is not None,
         last_logits=True,
+        use_cache=request.cache,
         times=dict.fromkeys(request.skip, 0) | dict.fromkeys(request.repeat, 2),
     )
 

@@ -10,9 +10,11 @@ import transformers
 from safetensors.torch import load_file
 
 from mlload.configs import FOLDER
+from mlload.layers.partial import partial_forward
 from mlload.layers.partial_report import PartialReport
 from mlload.layers.partial_request import PartialRequest
 from mlload.layers.partial_run import run_partial
+from mlload.layers.state import ForwardState
 from mlload.loader.errors import UsageError
 from mlload.loader.settings import ModelLoadingConfig
 
@@ -31,6 +33,20 @@ def test_the_embedding_alone(tmp_path: Path) -> None:
     assert report.streamed.units_read == 1
     table = load_file(TINY / "model-00001-of-00003.safetensors")["model.embed_tokens.weight"]
     assert torch.equal(load_file(tmp_path / "e.safetensors")["entry.hidden_states"][0], table[1:4])
+
+
+def test_keys_and_values_go_along_with_the_state(tmp_path: Path) -> None:
+    ran(TINY, texts=PROMPT, layers="0:2", cache=True, output=tmp_path / "two.safetensors")
+    state = ForwardState.load(tmp_path / "two.safetensors")
+    cache = partial_forward(TINY, state=state, layers="2:").past_key_values
+    model = transformers.AutoModelForCausalLM.from_pretrained(TINY)
+    with torch.no_grad():
+        expected = model(state.inputs["input_ids"], use_cache=True).past_key_values
+    assert cache is not None
+    assert len(cache.layers) == len(expected.layers) == 6
+    for mine, theirs in zip(cache.layers, expected.layers, strict=True):
+        assert torch.equal(mine.keys, theirs.keys)
+        assert torch.equal(mine.values, theirs.values)
 
 
 def test_hidden_states_are_those_that_transformers_records(tmp_path: Path) -> None:
