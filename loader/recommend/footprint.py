@@ -81,7 +81,7 @@ class Footprint:
     @cached_property
     def host(self) -> int:
         """The most of the host's memory at once: what is mapped, and what is made, need not be there at the same moment."""
-        loading = on_host(self.component("framework")) + self.at_once
+        loading = on_host(self.component("framework")) + self.at_once - (0 if self.resident is None else self.unused_pages)
         in_layers, in_head = on_host(self.in_layers), on_host(self.in_head)
         kept = on_host(self.computing) - max(in_layers, in_head) - self.unused_pages
         if self.resident is not None:  # pages and what is made share one budget
@@ -141,7 +141,11 @@ def footprint(way: Way, subject: Subject, *, workers: int, rooms: Mapping[str, i
     )
     whole = not way.on_device and resident is None
     later = _pages(subject.plan, subject.later) if whole else 0
-    unused = max(0, _pages(subject.plan, (subject.looked_up,)) - subject.use.tokens * _TOUCHED) if whole and subject.looked_up else 0
+    looked_up = 0 if way.on_device or subject.looked_up is None else _pages(subject.plan, (subject.looked_up,))
+    if resident is not None:  # what is left of the budget keeps the embedding: it is the first that is used again
+        largest = max((unit.target_bytes for unit in subject.plan.units if unit.name != subject.looked_up), default=0)
+        looked_up = min(looked_up, max(0, resident - largest))
+    unused = max(0, looked_up - subject.use.tokens * _TOUCHED)
     after = subject.shapes.kind is Kind.SEQ2SEQ
     return Footprint(components, prediction.at_once, later, unused, resident, after, _first_pages(way, subject))
 
