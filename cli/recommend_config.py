@@ -29,6 +29,7 @@ from .recommend_options import (
 
 if TYPE_CHECKING:
     from ..loader.checkpoint import Checkpoint
+    from ..loader.recommend.candidates import Candidate
     from ..loader.recommend.machine import Machine
     from ..loader.recommend.recommendation import Recommendation
     from ..loader.recommend.use import Use
@@ -72,7 +73,7 @@ def recommend_config(
         device=device,
     )
     found = ask()
-    if verify and found.best is not None and _measured_frameworks(found):
+    if verify and found.best is not None and _measured_frameworks(found, found.best):
         found = ask()
     if write is not None and found.best is not None:
         _write(write, found)
@@ -124,12 +125,12 @@ def _recommended(checkpoint: Checkpoint, machine: Machine, *, use: Use, objectiv
     return recommend(checkpoint, objective=objective, machine=machine, backend=device, use=use)
 
 
-def _measured_frameworks(found: Recommendation) -> bool:
-    """Measure what the frameworks that the best takes take here; whether that was not known yet."""
+def _measured_frameworks(found: Recommendation, best: Candidate) -> bool:
+    """Measure what the frameworks that it takes take here; whether that was not known yet."""
     from ..loader.recommend.calibration import measure_lacking
     from ..loader.recommend.verify import check_is_here
 
-    best = check_is_here(found, found.best)
+    check_is_here(found, best)
     with waiting("measuring what frameworks take"):
         return measure_lacking(best.frameworks)
 

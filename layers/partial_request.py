@@ -44,5 +44,7 @@ class PartialRequest:
             raise UsageError("--output writes the state after the last of some layers", hint="say where they end, as in --layers 0:8")
         if self.cache and self.output is None:
             raise UsageError("--with-cache keeps keys and values in the state that --output writes", hint="--layers 0:8 --output FILE")
+        if self.cache and self.input is not None:
+            raise UsageError("a state goes on with the cache that it holds, if it holds one", hint="ask for it where the forward begins")
         if self.lens and (not is_open or self.stack is not None):
             raise UsageError("--logit-lens looks at the layers up to the last one", hint="leave --stack and the end of --layers out")

@@ -110,7 +110,7 @@ class Subject:
 def footprint(way: Way, subject: Subject, *, workers: int, rooms: Mapping[str, int] | None = None) -> Footprint | None:
     """What `way` takes; None where the model does not fit in the `rooms` of several devices."""
     resident = way.resident if way.is_streamed else None
-    staged = staged_bytes(1 if way.is_streamed else workers) if way.backend is Backend.CUDA else 0
+    staged = staged_bytes(workers) if way.backend is Backend.CUDA else 0
     if way.is_streamed:
         prediction = predict_streamed(subject.plan, on_device=way.on_device, mapped=True, resident=resident, staged=staged)
     else:

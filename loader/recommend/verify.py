@@ -40,8 +40,10 @@ def verify(recommendation: Recommendation, candidate: Candidate | None = None) -
     Quantized weights are made anew: those that are kept on disk would be mapped instead. Raises UsageError for a device that is only
     described.
     """
-    chosen = check_is_here(recommendation, candidate or recommendation.best)
+    chosen = candidate or recommendation.best
     settings = recommendation.settings(chosen)
+    assert chosen is not None  # or else there are no settings
+    check_is_here(recommendation, chosen)
     asked = plain_settings(replace(settings, quantized_cache=CacheMode.OFF))
     use, taken = recommendation.use, chosen.footprint
     job = Job(Case("mlload"), recommendation.reference, (), context=use.context, batch=use.batch, settings=asked)
@@ -55,10 +57,7 @@ def verify(recommendation: Recommendation, candidate: Candidate | None = None) -
     return Verified(predicted, measured, done.seconds)
 
 
-def check_is_here(recommendation: Recommendation, candidate: Candidate | None) -> Candidate:
-    """A candidate that can be tried on this machine. Raises UsageError for a device that is only described, or where there is none."""
-    if candidate is None:
-        raise UsageError("there is no way to verify", hint="`mlload recommend-config` says what lacks")
+def check_is_here(recommendation: Recommendation, candidate: Candidate) -> None:
+    """Raises UsageError for a candidate on a device that is only described."""
     if recommendation.machine.is_declared and candidate.way.on_device:
         raise UsageError(f"{candidate.way.devices[0]} is described, and can't be loaded to", hint="verify on that machine")
-    return candidate

@@ -57,6 +57,8 @@ def test_the_lens_is_shown(run: Run) -> None:
         (["--text", "A", "--skip", "a"], 2, "--skip 'a': numbers with commas between them are wanted"),
         (["--text", "A", "--embedding-only", "--layers", "0:2"], 2, "--embedding-only stops before the first layer"),
         (["--text", "A", "--logit-lens", "--layers", "0:2"], 2, "--logit-lens looks at the layers up to the last one"),
+        (["--text", "A", "--with-cache"], 2, "--with-cache keeps keys and values in the state that --output writes"),
+        (["--input", "a", "--layers", "2:4", "--output", "b", "--with-cache"], 2, "a state goes on with the cache that it holds"),
         (["--input", "nothing.safetensors"], 3, "there is no state nothing.safetensors"),
         (["--text", "A", "--resident", "1KB"], 5, "more than the 0.977 KiB that may be resident"),
     ],

@@ -19,11 +19,10 @@ def load(job: Job, phases: Phases) -> PreTrainedModel:
     library: Any = import_module("fastsafetensors")
     model_class, config = class_and_config(job)
     device = device_of(job)
-    if device.type == "cuda" and device.index is None:  # it wants to know which
-        device = type(device)("cuda", 0)
     phases.end("import")
     threads = {"max_threads": job.case.workers} if job.case.workers > 0 else {}
-    loader = library.SafeTensorsFileLoader(None, str(device), nogds=True, **threads)
+    place = f"cuda:{device.index or 0}" if device.type == "cuda" else str(device)  # it wants to know which
+    loader = library.SafeTensorsFileLoader(None, place, nogds=True, **threads)
     loader.add_filenames({0: weight_files(job)})
     buffer = loader.copy_files_to_device()
     tensors = {name: buffer.get_tensor(name) for name in loader.get_keys()}

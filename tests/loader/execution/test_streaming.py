@@ -145,6 +145,26 @@ def test_generate_is_that_of_the_loaded_model(llama: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_no_weight_asks_for_a_gradient(llama: Path, way: str) -> None:
+    model = streamed(llama, way=way).model
+    logits(model)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model(IDS).logits.requires_grad
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_last_token_alone_is_computed_as_by_the_loaded_model(llama: Path, way: str) -> None:
+    found = []
+    for model in (full(llama, WAYS[way][0]), streamed(llama, way=way).model):
+        with torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            last = model(IDS, logits_to_keep=1).logits
+        found.append((last, sum(event.name == "aten::bmm" for event in seen.events() or ())))  # for each a matrix is copied whole
+    (expected, batched), (mine, mine_batched) = found
+    assert torch.equal(mine, expected)
+    assert mine_batched == batched
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_two_threads_share_a_streamed_model(llama: Path, way: str) -> None:
     model, expected = streamed(llama, 1.5, way=way).model, logits(full(llama, WAYS[way][0]))
     with ThreadPoolExecutor(2) as pool:
