@@ -69,8 +69,8 @@ OPTIONS = {
         --verify --plot --json --debug --help
     """.split(),
     "partial-forward": """
-        --text --ids --input --layers --stack --embedding-only --head --output --topk --save-hidden --logit-lens --plot --skip --repeat
-        --generate --resident --quantize --dtype --device --attention --trust-remote-code --json --debug --help
+        --text --ids --input --layers --stack --embedding-only --head --output --with-cache --topk --save-hidden --logit-lens --plot --skip
+        --repeat --generate --resident --quantize --dtype --device --attention --trust-remote-code --json --debug --help
     """.split(),
     "probe-layers": """
         --text --file --column --span-column --labels --layers --stack --pool --tokens --attentions --cross-attentions
