@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import mmap
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from .checkpoint import Checkpoint
 from .dtypes import TORCH_NAMES
+from .execution.last_key import kept_files
 from .fresh_memory import FreshMemory
 from .machine import free_bytes
 from .memory import PREPARED_FROM
 from .read_ahead import begin_reading
 from .recommend.sketch import parts_of, sketch
-from .settings import LoadingStrategy, ModelLoadingConfig
+from .settings import CacheMode, LoadingStrategy, ModelLoadingConfig
 from .sources.download import local_folder
 
 _GPUS = tuple(map(Path, ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")))
@@ -26,29 +28,38 @@ def begin(checkpoint: Checkpoint, settings: ModelLoadingConfig, *, is_alone: boo
     Returns the memory for those that will be copies on the CPU, which is filled meanwhile; None where none will, or where they are not of
     the only model (`is_alone`), so that nobody knows yet how much is left for them.
     """
-    if settings.quantization_config is not None or settings.memory is not None or settings.rank > 0 or checkpoint.source == "hub":
+    if settings.memory is not None or settings.rank > 0 or checkpoint.source == "hub":
         return None
-    paths = [local_folder(checkpoint) / name for name in checkpoint.shards]
+    weights = [local_folder(checkpoint) / name for name in checkpoint.shards]
+    quantized = _quantized_before(weights, settings)
+    paths = quantized or weights
     left = free_bytes() - sum(path.stat().st_size for path in paths)
     if left <= 0:
         return None
     begin_reading(paths, is_idle="torch" not in sys.modules)
     is_streamed = settings.loading_strategy is LoadingStrategy.STREAMING or settings.resident is not None
-    copied = _copied_bytes(checkpoint, settings) if is_alone and not is_streamed and _stays_on_cpu(settings) else 0
+    is_prepared = is_alone and not is_streamed and not quantized and _stays_on_cpu(settings)
+    copied = _copied_bytes(checkpoint, settings) if is_prepared else 0
     if PREPARED_FROM <= copied < left:
         with suppress(OSError):  # this process may not have that much at once
             return FreshMemory(copied)
     return None
 
 
+def _quantized_before(weights: Sequence[Path], settings: ModelLoadingConfig) -> list[Path]:
+    """What the cache has of the quantized weights, if it may be taken."""
+    asked = settings.quantization_config
+    return [] if asked is None or settings.quantized_cache is CacheMode.OFF else kept_files(weights, asked)
+
+
 def _copied_bytes(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> int:
-    """About what will not be the files' own pages: in another dtype than it is stored in, or stacked with others."""
+    """About what will not be the files' own pages: quantized, in another dtype than it is stored in, or stacked with others."""
     config = checkpoint.config or {}
     named = settings.dtype if settings.dtype != "auto" else config.get("dtype") or config.get("torch_dtype")
     dtype = str(named).removeprefix("torch.")
     if dtype not in TORCH_NAMES:
         return 0
-    copies = [step.target_bytes for step in sketch(parts_of(checkpoint), dtype).steps if not step.is_view]
+    copies = [step.target_bytes for step in sketch(parts_of(checkpoint), dtype, settings.quantization_config).steps if not step.is_view]
     return sum(copies) + len(copies) * mmap.PAGESIZE  # of which alignment takes some
 
 

@@ -177,14 +177,13 @@ class PlannedLoad:
         staged = staged_bytes(self.workers) if self.device.type == "cuda" else 0
         if self.strategy is LoadingStrategy.STREAMING:
             return predict_streamed(self.plan, on_device=self.on_device, mapped=mapped, resident=self.resident, staged=staged)
-        can_be_prepared = self.settings.quantization_config is None and self.settings.memory is None
         return predict(
             self.plan,
             on_device=self.on_device,
             mapped=mapped,
             workers=self.workers,
             staged=staged,
-            can_be_prepared=can_be_prepared,
+            can_be_prepared=self.settings.memory is None,
         )
 
     def execute(self, progress: Callable[[Unit], None] | None = None) -> LoadedModel:
@@ -229,6 +228,7 @@ class PlannedLoad:
         Raises NotFoundError where nothing but them may be used, and they lack some.
         """
         from .execution.cache_key import SourceFiles, cache_key
+        from .execution.last_key import note_key
         from .execution.quantized_cache import open_cache
 
         asked, mode = self.settings.quantization_config, self.settings.quantized_cache
@@ -243,6 +243,8 @@ class PlannedLoad:
             is_packed = is_streamed and not self.on_device and self.skeleton.computes_packed
             key = cache_key(self.plan, sources, config, asked, class_name=class_name, device=self.device.type, is_packed=is_packed)
             cache = open_cache(key, units, sources, mapped=self.settings.mmap, workers=self.workers)
+            if cache is not None:
+                note_key([self.weights / name for name in self.checkpoint.shards], asked, key)
         if mode is CacheMode.ONLY and (cache is None or cache.status != "hit"):
             found = "nothing" if cache is None else f"{cache.found} of {cache.total} units"
             raise NotFoundError(

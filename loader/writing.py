@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import mmap
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import MlloadError
 
 _SCRATCH = ".tmp"
+_BLOCK = 4 << 20  # bytes; longer writes were slower, and shorter ones
 
 
 def sync_files(folder: Path) -> None:
@@ -76,6 +79,47 @@ def write_all(descriptor: int, content: bytes | memoryview) -> None:
     left = memoryview(content)
     while left:
         left = left[os.write(descriptor, left) :]
+
+
+def write_past_cache(descriptor: int, contents: Iterable[memoryview]) -> None:
+    """Write all of a new file straight to the disk, in blocks, where its file system can; else through the page cache, as `write_all`.
+
+    Pages in the cache would cost more than the bytes in them: 0.4 to 2.9 s of processor a GiB was seen, 0.1 to 0.2 without.
+    """
+    block = mmap.mmap(-1, _BLOCK)  # whose beginning is a page's, as direct writes want it
+    _set_direct(descriptor, True)
+    filled = 0
+    for content in contents:
+        left = content
+        while left:
+            length = min(len(left), _BLOCK - filled)
+            block[filled : filled + length] = left[:length]
+            left, filled = left[length:], filled + length
+            if filled == _BLOCK:
+                _write_block(descriptor, block)
+                filled = 0
+    _set_direct(descriptor, False)  # which wants whole blocks
+    write_all(descriptor, block[:filled])
+
+
+def _write_block(descriptor: int, block: mmap.mmap) -> None:
+    try:
+        written = os.write(descriptor, block)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        written = 0  # the file system wants something else of direct writes
+    if written < _BLOCK:
+        _set_direct(descriptor, False)
+        write_all(descriptor, memoryview(block)[written:])
+
+
+def _set_direct(descriptor: int, value: bool) -> None:
+    """Have writes go past the page cache, or not, on systems and file systems that know of it."""
+    direct = getattr(os, "O_DIRECT", 0)
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    with suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | direct if value else flags & ~direct)
 
 
 @contextmanager

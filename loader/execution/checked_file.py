@@ -18,7 +18,7 @@ from torch import Tensor
 from ..dtypes import TORCH_NAMES
 from ..sources.local import Identity, LocalFile, identity_of
 from ..tensors import FileHeader
-from ..writing import replacing, write_all
+from ..writing import replacing, write_past_cache
 
 _ALIGNMENT = 64  # bytes
 _CHUNK = 1 << 20
@@ -43,8 +43,7 @@ def write_checked(path: Path, metadata: Mapping[str, str], tensors: Mapping[str,
         crc = crc32(content, crc)
     text = text.replace(_UNKNOWN_CRC.encode(), _crc_text(crc), 1)
     with replacing(path) as descriptor:
-        for content in (len(text).to_bytes(8, "little"), text, *contents):
-            write_all(descriptor, memoryview(content))
+        write_past_cache(descriptor, (memoryview(len(text).to_bytes(8, "little") + text), *contents))
         written = identity_of(os.fstat(descriptor))
     there = identity_of(os.stat(path))
     return there if [*there[:2], there[3]] == [*written[:2], written[3]] else None  # renaming leaves all but the third as it was

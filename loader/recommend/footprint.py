@@ -120,7 +120,7 @@ def footprint(way: Way, subject: Subject, *, workers: int, rooms: Mapping[str, i
             mapped=True,
             workers=workers,
             staged=staged,
-            can_be_prepared=way.quantization is None,
+            can_be_prepared=True,
         )
     units = None
     if len(way.devices) > 1:

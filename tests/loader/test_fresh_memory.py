@@ -6,13 +6,14 @@ import pytest
 import torch
 import transformers
 
+from mlload.loader import before_imports
 from mlload.loader.before_imports import begin
 from mlload.loader.checkpoint import Checkpoint
 from mlload.loader.execution.allocation import Arena
 from mlload.loader.fresh_memory import FreshMemory
 from mlload.loader.loading import load
 from mlload.loader.memory import process_memory
-from mlload.loader.settings import Backend, LoadingStrategy, ModelLoadingConfig
+from mlload.loader.settings import Backend, CacheMode, LoadingStrategy, ModelLoadingConfig, QuantizationConfig, QuantizationMethod
 
 MIB = 1 << 20
 SLACK = 8 * MIB  # of what else this process does meanwhile
@@ -88,6 +89,18 @@ def test_memory_is_made_for_what_will_be_copied(llama_84mb: Path, asked: dict[st
     if fresh is not None:
         fresh.close()  # or it would be filled while other tests measure
     assert begin(checkpoint, ModelLoadingConfig(llama_84mb, **asked), is_alone=False) is None
+
+
+def test_memory_is_made_for_what_will_be_quantized(llama_84mb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(before_imports, "PREPARED_FROM", MIB)
+    checkpoint = Checkpoint.open(llama_84mb)
+    int8 = QuantizationConfig(QuantizationMethod.BNB_INT8)
+    settings = ModelLoadingConfig(llama_84mb, quantization_config=int8, quantized_cache=CacheMode.OFF, device="cpu")
+    fresh = begin(checkpoint, settings, is_alone=True)
+    assert fresh is not None
+    layers = sum(tensor.nbytes for tensor in checkpoint.tensors.values() if ".layers." in tensor.name)
+    assert len(fresh._block) == pytest.approx(layers / 2, rel=0.02)
+    fresh.close()
 
 
 def test_what_comes_out_is_the_same_and_no_more_memory_stays(llama_84mb: Path) -> None:

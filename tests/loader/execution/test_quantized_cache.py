@@ -20,6 +20,7 @@ import mlload
 from mlload import ModelLoadingConfig, QuantizationConfig, QuantizationMethod
 from mlload.loader.execution.cache_key import SourceFiles
 from mlload.loader.execution.checked_file import crc32
+from mlload.loader.execution.last_key import kept_files
 from mlload.loader.loading import LoadedModel, load
 from mlload.loader.settings import CacheMode
 from mlload.loader.writing import replacing, sweep
@@ -362,3 +363,20 @@ def test_the_command_says_what_came_from_the_cache(run: Callable[..., Outcome]) 
     assert run(*command, "--json").json["cache"] == "miss"
     assert "cache      hit: nothing was quantized" in run(*command).out
     assert run(*command, "--cache", "never").err == "error: unknown cache mode 'never'; known: on, off, only\n"
+
+
+def test_the_next_load_knows_which_files_it_will_take_before_torch_is_there(llama: Path, root: Path) -> None:
+    quantization = METHODS["nf4"]
+    weights = sorted(llama.glob("*.safetensors"))
+    settings = ModelLoadingConfig(llama, device="cpu", quantization_config=quantization)
+    assert kept_files(weights, quantization) == []
+    load(settings)
+    assert kept_files(weights, quantization) == sorted(root.glob("*/*.safetensors"))
+    assert len(kept_files(weights, quantization)) == LAYERS
+    assert kept_files(weights, METHODS["fp4"]) == []
+    (note,) = (root.parent / "quantized_keys").iterdir()
+    for text in ("../../somewhere", "", "é" * 64):
+        note.write_text(text)
+        assert kept_files(weights, quantization) == []
+    assert load(settings).cache == "hit"
+    assert len(kept_files(weights, quantization)) == LAYERS
