@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .checkpoint import Checkpoint
 from .dtypes import TORCH_NAMES
+from .early_copies import EarlyCopies, can_be_early
 from .execution.last_key import kept_files
 from .fresh_memory import FreshMemory
 from .machine import free_bytes
@@ -36,14 +37,11 @@ def begin(checkpoint: Checkpoint, settings: ModelLoadingConfig, *, is_alone: boo
     left = free_bytes() - sum(path.stat().st_size for path in paths)
     if left <= 0:
         return None
-    begin_reading(paths, is_idle="torch" not in sys.modules)
     is_streamed = settings.loading_strategy is LoadingStrategy.STREAMING or settings.resident is not None
     is_prepared = is_alone and not is_streamed and not quantized and _stays_on_cpu(settings)
-    copied = _copied_bytes(checkpoint, settings) if is_prepared else 0
-    if PREPARED_FROM <= copied < left:
-        with suppress(OSError):  # this process may not have that much at once
-            return FreshMemory(copied)
-    return None
+    fresh = _memory_for_copies(checkpoint, settings, left) if is_prepared else None
+    begin_reading(paths, is_idle="torch" not in sys.modules and not isinstance(fresh, EarlyCopies))
+    return fresh
 
 
 def _quantized_before(weights: Sequence[Path], settings: ModelLoadingConfig) -> list[Path]:
@@ -52,19 +50,30 @@ def _quantized_before(weights: Sequence[Path], settings: ModelLoadingConfig) -> 
     return [] if asked is None or settings.quantized_cache is CacheMode.OFF else kept_files(weights, asked)
 
 
-def _copied_bytes(checkpoint: Checkpoint, settings: ModelLoadingConfig) -> int:
-    """About what will not be the files' own pages: quantized, in another dtype than it is stored in, or stacked with others."""
+def _memory_for_copies(checkpoint: Checkpoint, settings: ModelLoadingConfig, left: int) -> FreshMemory | None:
+    """For what will not be the files' own pages: quantized, in another dtype than it is stored in, or stacked with others."""
     config = checkpoint.config or {}
     named = settings.dtype if settings.dtype != "auto" else config.get("dtype") or config.get("torch_dtype")
     dtype = str(named).removeprefix("torch.")
     if dtype not in TORCH_NAMES:
-        return 0
-    copies = [step.target_bytes for step in sketch(parts_of(checkpoint), dtype, settings.quantization_config).steps if not step.is_view]
-    return sum(copies) + len(copies) * mmap.PAGESIZE  # of which alignment takes some
+        return None
+    parts = parts_of(checkpoint)
+    copies = [step.target_bytes for step in sketch(parts, dtype, settings.quantization_config).steps if not step.is_view]
+    nbytes = sum(copies) + len(copies) * mmap.PAGESIZE  # of which alignment takes some
+    if not PREPARED_FROM <= nbytes < left:
+        return None
+    with suppress(OSError):  # this process may not have that much at once
+        if dtype != "float32" or settings.quantization_config is not None:
+            return FreshMemory(nbytes)
+        stored = [checkpoint.tensors[part.name] for part in parts if not part.is_stack]
+        early = [entry for entry in stored if can_be_early(entry)]
+        return EarlyCopies(local_folder(checkpoint), early, nbytes - sum(2 * entry.nbytes for entry in early))
+    return None
 
 
 def _stays_on_cpu(settings: ModelLoadingConfig) -> bool:
-    """Whether the weights stay in the host's memory, as far as that is known without torch."""
-    if settings.device is None and settings.backend is None and settings.max_memory is None:
-        return sys.platform == "linux" and not any(path.exists() for path in _GPUS)
-    return sys.platform == "linux" and str(settings.device) == "cpu"
+    """Whether the weights stay in the host's memory, all of them, as far as that is known without torch."""
+    if sys.platform != "linux" or settings.max_memory is not None:
+        return False
+    is_unsaid = settings.device is None and settings.backend is None
+    return not any(path.exists() for path in _GPUS) if is_unsaid else str(settings.device) == "cpu"

@@ -7,6 +7,8 @@ import mmap
 import threading
 import weakref
 
+from .tensors import TensorEntry
+
 _AT_ONCE = 32 << 20  # bytes a call: long enough that the thread hardly ever waits for the interpreter's lock, which imports hold for long
 
 
@@ -16,10 +18,10 @@ class FreshMemory:
     A piece goes back to the kernel when nobody holds it any more, all that was never handed out with `close`.
     """
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, *, taken: int = 0) -> None:
         self._block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._lock = threading.Lock()
-        self._taken = 0
+        self._taken = taken  # from the beginning on
         self._is_over = False
         self.filled = 0  # bytes that are there, from the beginning on
         self._thread = threading.Thread(target=self._fill, daemon=True)
@@ -33,9 +35,14 @@ class FreshMemory:
             if start + pages > len(self._block):
                 return None
             self._taken += pages
-        piece = memoryview(self._block)[start : start + nbytes]
-        weakref.finalize(piece, self._block.madvise, mmap.MADV_DONTNEED, start, pages).atexit = False
-        return piece
+        return self._piece(start, nbytes)
+
+    def copy_of(self, entry: TensorEntry) -> memoryview | None:
+        """A copy of a tensor in float32 that is there already; None where there is none."""
+        return None
+
+    def check_unchanged(self) -> None:
+        """Nothing has been read."""
 
     def stop(self) -> None:
         """Write no more: whoever needs the pages is as quick from now on."""
@@ -47,8 +54,18 @@ class FreshMemory:
         self.stop()
         with self._lock:
             start, self._taken = self._taken, len(self._block)
-        if start < len(self._block):
-            self._block.madvise(mmap.MADV_DONTNEED, start)
+        self._give_back(start, len(self._block) - start)
+
+    def _piece(self, start: int, nbytes: int) -> memoryview:
+        piece = memoryview(self._block)[start : start + nbytes]
+        weakref.finalize(piece, self._give_back, start, nbytes).atexit = False
+        return piece
+
+    def _give_back(self, start: int, nbytes: int) -> None:
+        """Those pages that nothing else lies in."""
+        first, end = -(-start // mmap.PAGESIZE), (start + nbytes) // mmap.PAGESIZE
+        if first < end:
+            self._block.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (end - first) * mmap.PAGESIZE)
 
     def _fill(self) -> None:
         # Not MADV_POPULATE_WRITE, nor a read of /dev/zero: while they work the kernel lets nobody map or unmap anything, which imports do

@@ -277,6 +277,8 @@ class PlannedLoad:
                 fill_from(self.skeleton, plan, files, device=device)
         files.check_unchanged()
         files.close()
+        if self.fresh is not None:
+            self.fresh.check_unchanged()
         with phase(self.seconds, "place"):
             missing = self.skeleton.finish(set(self.plan.missing), self.device, self.unit_devices)
             if self.unit_devices is not None:

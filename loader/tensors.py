@@ -96,6 +96,19 @@ class FileHeader:
     header_bytes: int = 0
 
 
+def extents(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
+    """The byte ranges that `entries` fill without gaps, in the order of the files."""
+    merged: list[TensorEntry] = []
+    pieces = (piece for entry in entries for piece in entry.pieces)
+    for entry in sorted(pieces, key=lambda piece: (piece.file, piece.offset)):
+        start, end = entry.offset, entry.offset + entry.nbytes
+        if merged and merged[-1].file == entry.file and start <= merged[-1].offset + merged[-1].nbytes:
+            last = merged.pop()
+            start, end = last.offset, max(end, last.offset + last.nbytes)
+        merged.append(TensorEntry(f"bytes {start} to {end}", "U8", (end - start,), entry.file, start, end - start))
+    return merged
+
+
 def shared_tensors(tensors: Iterable[TensorEntry]) -> dict[str, str]:
     """Names of the tensors that lie in the bytes of another, and that one's name: ties and views inside a PyTorch file."""
     shared: dict[str, str] = {}

@@ -122,7 +122,9 @@ class UnitReader:
         self._files = files
         self._device = device
         self._clock = clock or PhaseClock()
-        kept = [step.target_bytes for step in unit.steps if device.type == "cpu" and (step.is_copy or step.quantized)]
+        self._early = dict(_early_copies(unit, fresh)) if fresh is not None else {}
+        made = [step for step in unit.steps if device.type == "cpu" and step.targets[0].name not in self._early]
+        kept = [step.target_bytes for step in made if step.is_copy or step.quantized]
         self._arena = Arena(sum(kept), pieces=len(kept), fresh=fresh)
 
     @torch.no_grad()
@@ -144,6 +146,8 @@ class UnitReader:
     def _converted(self, step: Step) -> Mapping[str, Tensor]:
         """The tensors of the step before any quantization."""
         target, conversion = step.targets[0], step.conversion
+        if target.name in self._early:
+            return {target.name: self._early.pop(target.name)}
         if conversion is None:
             allocate = self._arena.empty if step.is_copy else self._scratch.empty  # what is quantized is not needed afterwards
             return {target.name: self._read(step.sources[0][0], target.dtype, allocate)}
@@ -170,6 +174,14 @@ class UnitReader:
                 self._files.read_into(entry, whole[index].narrow(0, start, width))
             start += width
         return whole
+
+
+def _early_copies(unit: Unit, fresh: FreshMemory) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a unit that are there before anybody reads."""
+    for step in unit.steps:
+        target, (entry, _) = step.targets[0], step.sources[0]
+        if step.is_copy and step.conversion is None and target.dtype == torch.float32 and (copy := fresh.copy_of(entry)) is not None:
+            yield target.name, torch.frombuffer(copy, dtype=torch.float32).view(target.shape)
 
 
 def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

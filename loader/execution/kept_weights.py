@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..errors import InvalidCheckpointError, MlloadError
 from ..plan import Unit
-from ..tensors import TensorEntry
+from ..tensors import TensorEntry, extents
 from .full import UnitReader
 from .quantized_cache import QuantizedCache, read_parts, weight_of
 from .skeleton import Skeleton
-from .weight_files import WeightFiles, extents
+from .weight_files import WeightFiles
 
 
 class KeptWeights:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from ..machine import free_bytes
 from ..plan import Step, Unit
-from ..tensors import TensorEntry
+from ..tensors import TensorEntry, extents
 from .allocation import Arena
 from .full import UnitReader
 from .kept_weights import KeptWeights
 from .skeleton import Skeleton
 from .use_order import UseOrder
-from .weight_files import WeightFiles, extents
+from .weight_files import WeightFiles
 
 _UNITS_AHEAD = 2  # read before they are used, as far as the budget goes: one would let the disk rest whenever it is done first
 

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from ..errors import DoesNotFitError
 from ..plan import LoadPlan, Step, Unit
-from ..tensors import TensorEntry
+from ..tensors import TensorEntry, extents
 from ..text import format_bytes
 from .kept_weights import KeptWeights
 from .on_demand import Weight, hold_on_demand, refuse_conversion
 from .quantized_cache import QuantizedCache
 from .residency import Residency, StreamCounters, StreamedUnit, make
 from .skeleton import Skeleton
-from .weight_files import WeightFiles, extents
+from .weight_files import WeightFiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,7 +16,7 @@ from ..dtypes import TORCH_NAMES
 from ..errors import InvalidCheckpointError, UsageError
 from ..memory import STAGED_PIECE
 from ..read_ahead import read_ahead
-from ..tensors import Constant, Reordered, Sliced, Strided, TensorEntry
+from ..tensors import Constant, Reordered, Sliced, Strided, TensorEntry, extents
 from .allocation import Arena
 
 TORCH_DTYPES: dict[str, torch.dtype] = {ours: getattr(torch, theirs) for theirs, ours in TORCH_NAMES.items() if hasattr(torch, theirs)}
@@ -139,19 +139,6 @@ def torch_dtype(entry: TensorEntry) -> torch.dtype:
     if dtype is None:
         raise UsageError(f"{entry.name}: torch has no dtype {entry.dtype}", hint="`mlload inspect` shows what the checkpoint holds")
     return dtype
-
-
-def extents(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
-    """The byte ranges that `entries` fill without gaps, in the order of the files."""
-    merged: list[TensorEntry] = []
-    pieces = (piece for entry in entries for piece in entry.pieces)
-    for entry in sorted(pieces, key=lambda piece: (piece.file, piece.offset)):
-        start, end = entry.offset, entry.offset + entry.nbytes
-        if merged and merged[-1].file == entry.file and start <= merged[-1].offset + merged[-1].nbytes:
-            last = merged.pop()
-            start, end = last.offset, max(end, last.offset + last.nbytes)
-        merged.append(TensorEntry(f"bytes {start} to {end}", "U8", (end - start,), entry.file, start, end - start))
-    return merged
 
 
 def _pieces(extent: TensorEntry) -> Iterator[TensorEntry]:
