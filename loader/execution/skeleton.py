@@ -255,6 +255,8 @@ class Skeleton:
         if self._quantizer is not None:
             model.hf_quantizer = self._quantizer
             self._quantizer.postprocess_model(model)
+            for module in self.model.modules():
+                bitsandbytes.pack_at_first_forward(module)
         return info.missing_keys
 
     def finish_empty(self, device: torch.device) -> None:

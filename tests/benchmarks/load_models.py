@@ -19,10 +19,10 @@ FIGURES = (
     ("Llama, 1.1 B, cold", f"--synthetic llama-1.1b --engine {PEERS} --page-cache cold --runs 3"),
     ("Mixture of 32 experts, 1.1 GB, warm", "--synthetic qwen3-moe-1gb --engine mlload,transformers --runs 5"),
     ("Mixture of 32 experts, 1.1 GB, cold", "--synthetic qwen3-moe-1gb --engine mlload,transformers --page-cache cold --runs 3"),
-    ("Llama, 1.1 B, to float32", "--synthetic llama-1.1b --engine mlload,transformers --dtype float32 --runs 3 --predicted"),
+    ("Llama, 1.1 B, to float32", "--synthetic llama-1.1b --engine mlload,transformers --dtype float32 --runs 5 --predicted"),
     (
         "Llama, 1.1 B, quantized while loading",
-        "--synthetic llama-1.1b --engine mlload,transformers --quantize nf4,int8 --runs 1 --warm-up 0 --predicted",
+        "--synthetic llama-1.1b --engine mlload,transformers --quantize nf4,int8 --runs 3 --predicted",
     ),
     ("Llama, 1.1 B, quantized weights from the cache", "--synthetic llama-1.1b --quantize none,nf4 --cache on --runs 3"),
     (
@@ -30,7 +30,7 @@ FIGURES = (
         "--synthetic llama-1.1b --strategy full,streaming --resident 300MiB --prompt 'A shard is' --runs 3 --predicted",
     ),
     ("The seed's table: standard, quantized, low memory", "--synthetic llama-2-7b --strategy full,low-memory --quantize none,nf4 --runs 1"),
-    ("Llama 2, 7 B, cold", "--synthetic llama-2-7b --engine mlload,transformers --page-cache cold --runs 3 --warm-up 0"),
+    ("Llama 2, 7 B, cold", "--synthetic llama-2-7b --engine mlload,transformers --page-cache cold --runs 5 --warm-up 0"),
 )
 # The same under a hard limit for memory and page cache, in GiB, which the one who measures keeps to, too.
 LIMITED = (

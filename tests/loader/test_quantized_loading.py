@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from bitsandbytes.nn import Params4bit
 from transformers import BitsAndBytesConfig, LlamaConfig, PreTrainedModel
 
 import mlload
@@ -64,20 +66,24 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
         return model(input_ids=ids, **extra).logits
 
 
-@pytest.mark.parametrize("name", list(METHODS))
-def test_the_model_is_transformers_own(folder: Path, name: str, tmp_path: Path) -> None:
+def theirs_and_ours(folder: Path, name: str) -> tuple[PreTrainedModel, PreTrainedModel]:
     theirs, ours = METHODS[name]
     asked = QuantizationConfig(**(ours or {"method": QuantizationMethod(name)}))
     model_class = getattr(transformers, transformers.AutoConfig.from_pretrained(folder).architectures[0])
     wanted = model_class.from_pretrained(folder, quantization_config=BitsAndBytesConfig(**theirs), device_map="cpu")
-    got = load(ModelLoadingConfig(folder, device="cpu", quantization_config=asked)).model
+    return wanted, load(ModelLoadingConfig(folder, device="cpu", quantization_config=asked)).model
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_the_model_is_transformers_own(folder: Path, name: str, tmp_path: Path) -> None:
+    wanted, got = theirs_and_ours(folder, name)
     assert differing(wanted, got) == []
     assert (got.is_quantized, got.quantization_method) == (True, wanted.quantization_method)
     got.save_pretrained(tmp_path / "saved")
     again = load(ModelLoadingConfig(tmp_path / "saved", device="cpu")).model
     assert differing(wanted, again) == []
     assert torch.equal(logits(wanted), logits(got))
-    assert torch.equal(logits(model_class.from_pretrained(tmp_path / "saved", device_map="cpu")), logits(again))
+    assert torch.equal(logits(type(got).from_pretrained(tmp_path / "saved", device_map="cpu")), logits(again))
 
 
 @pytest.mark.parametrize(
@@ -99,3 +105,29 @@ def test_modules_that_are_skipped_stay_as_they_are() -> None:
     assert type(model.get_submodule("model.layers.1.mlp.up_proj")) is torch.nn.Linear
     assert type(model.get_submodule("model.layers.0.self_attn.v_proj")) is torch.nn.Linear
     assert type(model.get_submodule("model.layers.0.self_attn.q_proj")) is not torch.nn.Linear
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "int8"])
+def test_the_first_forward_leaves_what_the_library_would_leave(folder: Path, method: str) -> None:
+    theirs, ours = theirs_and_ours(folder, method)
+    copied = copy.deepcopy(ours)
+    assert torch.equal(logits(ours), logits(theirs))
+    assert torch.equal(logits(copied), logits(theirs))
+    found = dict(ours.named_parameters())
+    for name, wanted in theirs.named_parameters():
+        assert bits(wanted.data) == bits(found[name].data), name
+        states = [getattr(getattr(parameter, "quant_state", None), "__dict__", {}) for parameter in (wanted, found[name])]
+        for key in states[0].keys() | states[1].keys():
+            one, other = (state.get(key, "missing") for state in states)
+            assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, (name, key)
+    assert not differing(theirs, ours), "what is saved is in its first order"
+    assert not any(module._forward_pre_hooks for module in (*ours.modules(), *copied.modules()))
+
+
+def test_a_model_that_is_trained_is_left_as_it_is(folder: Path) -> None:
+    _, model = theirs_and_ours(folder, "nf4")
+    model.train()
+    quantized = [parameter for parameter in model.parameters() if isinstance(parameter, Params4bit)]
+    before = [weight.data_ptr() for weight in quantized]
+    logits(model)
+    assert before == [weight.data_ptr() for weight in quantized] != []
