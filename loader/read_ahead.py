@@ -84,8 +84,10 @@ def _look_at(piece: tuple[Path, int]) -> None:
     if not hasattr(os, "preadv"):
         return
     path, offset = piece
-    end = offset + _AT_ONCE
     with suppress(OSError), path.open("rb", buffering=0) as file, mmap.mmap(-1, _SCRATCH) as scratch:
+        end = min(offset + _AT_ONCE, os.fstat(file.fileno()).st_size)
+        if is_in_memory(file.fileno(), offset, end - offset):  # it was looked at, as a rule
+            return
         # Over and over into the same piece of memory.
         while offset < end and (count := os.preadv(file.fileno(), [scratch] * ((end - offset) // _SCRATCH or 1), offset)):
             offset += count
