@@ -120,8 +120,6 @@ def _planned(opened: _Opened, settings: ModelLoadingConfig) -> PlannedLoad:
     checkpoint, rules = opened.checkpoint, opened.rules
     with phase(opened.seconds, "import"):  # the class's own module, and what it stands on
         class_and_config = _class_and_config(opened, settings)
-        if opened.fresh is not None:
-            opened.fresh.stop()
     with phase(opened.seconds, "plan"):
         skeletons = (_build_skeleton(opened, settings, *each) for each in candidates(settings.head, *class_and_config))
         if gguf_file(checkpoint) is not None:

@@ -192,10 +192,13 @@ class PlannedLoad:
             from .execution.allocation import give_back_freed_memory
 
             give_back_freed_memory()
-        before = process_memory() - Memory(anonymous=self.prepared_bytes)
         cache = self.open_cache(self.plan.units)
         if cache is not None:
             tell(self.settings, f"{cache.found} of {cache.total} quantized units are in the cache")
+        if self.fresh is not None:
+            self._prepare_quantizing(cache)
+            self.fresh.stop()
+        before = process_memory() - Memory(anonymous=self.prepared_bytes)
         with cache or nullcontext(), nullcontext() if self.fresh is None else closing(self.fresh):
             missing, streamer = self._filled(telling(self.settings, progress), cache)
             if cache is not None:
@@ -221,6 +224,13 @@ class PlannedLoad:
             gguf_file=gguf_file(self.checkpoint),
             **({} if cache is None else {"cache": cache.status, "cache_problem": cache.problem}),
         )
+
+    def _prepare_quantizing(self, cache: QuantizedCache | None) -> None:
+        """Get ready while memory is still made for what will be quantized."""
+        quantized = next((step for step in self.plan.steps if step.quantized), None)
+        if quantized is not None and (cache is None or cache.status == "miss"):
+            with phase(self.seconds, "quantize"):
+                self.skeleton.prepare_quantizing(quantized.targets[0].name)
 
     def open_cache(self, units: Sequence[Unit]) -> QuantizedCache | None:
         """The quantized weights that are kept of `units` of the plan, if they are to be.

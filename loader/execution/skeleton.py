@@ -183,6 +183,12 @@ class Skeleton:
         tell: Callable[[PreTrainedModel, str], int] | None = getattr(self._quantizer, "quantizing_bytes", None)
         return 0 if tell is None else tell(self.model, target)
 
+    def prepare_quantizing(self, target: str) -> None:
+        """Have ready what quantizes a tensor, and all others, on the CPU."""
+        module = self.model.get_submodule(target.rpartition(".")[0])
+        if bitsandbytes.is_quantized(module):
+            bitsandbytes.compile_loop(module, self.dtype_of(target), count=self._count)
+
     def quantize(self, target: str, value: Tensor, allocate: Allocate = fresh) -> dict[str, Tensor]:
         """The tensor as transformers' quantizer makes it, by name; bitsandbytes' on the CPU with kernels of our own, to the same bits.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import cpu_packing, four_bit, int8, sizes
-from .compiled import is_worth_compiling
+from .compiled import compiled, is_worth_compiling
 from .pieces import Allocate, fresh
 
 if TYPE_CHECKING:
@@ -67,6 +67,15 @@ def quantized_weight(
     else:  # as `to` would, which quantizes what comes from the host only
         codes, absmax = int8_vectorwise_quant(weight.to(torch.float16).contiguous())[:2]
     return Int8Params(codes, requires_grad=False, **{**settings, "CB": codes, "SCB": absmax})
+
+
+def compile_loop(module: nn.Module, dtype: torch.dtype, *, count: int) -> None:
+    """Have the loop ready that quantizes the layer's weight on the CPU: the first time takes half a second of Python's own."""
+    from bitsandbytes.nn.modules import Linear4bit
+
+    name = "four_bit" if isinstance(module, Linear4bit) else "int8"
+    if is_worth_compiling(name, count):
+        compiled(name, dtype)
 
 
 def to_parts(value: Tensor) -> dict[str, Tensor]:

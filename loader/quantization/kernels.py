@@ -71,27 +71,38 @@ def int8(source: Bits, shift: np.uint32, codes: NDArray[np.int8], absmax: Floats
     weights = words.view(np.float32)
     for row in range(len(absmax)):
         stored = source[row * columns : (row + 1) * columns]
-        for i in range(columns):
-            words[i] = np.uint32(stored[i]) << shift
         largest = np.uint32(0)
         for i in range(columns):
-            sign = words[i] & np.uint32(0x80000000)
-            magnitude = words[i] & np.uint32(0x7FFFFFFF)
-            # Half to even at the last of float16's bits; infinity above its largest number.
-            rounded = (magnitude + np.uint32(0xFFF) + ((magnitude >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000)
-            if rounded > np.uint32(0x477FE000):
-                rounded = np.uint32(0x7F800000)
-            words[i] = magnitude
-            weights[i] = (weights[i] + np.float32(0.5)) - np.float32(0.5)  # the same where float16 has no more than 2 ** -24
-            if magnitude >= np.uint32(0x38800000):
-                words[i] = rounded
-            largest = max(largest, words[i])
-            words[i] = words[i] | sign
+            words[i] = np.uint32(stored[i]) << shift
+            largest = max(largest, words[i] & np.uint32(0x7FFFFFFF))
+        # Bfloat16 is exact in float16 from 2 ** -17 to its end, and what is smaller gets the code 0 in a row that reaches 2 ** -9.
+        if shift == np.uint32(0) or largest < np.uint32(0x3B000000) or largest > np.uint32(0x477FE000):
+            largest = _round_to_float16(words)
         absmax.view(np.uint32)[row] = largest
         scale = np.float32(1) / absmax[row] * np.float32(127)
         into = codes[row * columns : (row + 1) * columns]
         for i in range(columns):
             into[i] = np.int32((weights[i] * scale + np.float32(12582912)) - np.float32(12582912))  # to the nearest integer
+
+
+def _round_to_float16(words: NDArray[np.uint32]) -> np.uint32:
+    """The numbers with these bits, rounded; returns the bits of the largest magnitude."""
+    weights = words.view(np.float32)
+    largest = np.uint32(0)
+    for i in range(len(words)):
+        sign = words[i] & np.uint32(0x80000000)
+        magnitude = words[i] & np.uint32(0x7FFFFFFF)
+        # Half to even at the last of float16's bits; infinity above its largest number.
+        rounded = (magnitude + np.uint32(0xFFF) + ((magnitude >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000)
+        if rounded > np.uint32(0x477FE000):
+            rounded = np.uint32(0x7F800000)
+        words[i] = magnitude
+        weights[i] = (weights[i] + np.float32(0.5)) - np.float32(0.5)  # the same where float16 has no more than 2 ** -24
+        if magnitude >= np.uint32(0x38800000):
+            words[i] = rounded
+        largest = max(largest, words[i])
+        words[i] = words[i] | sign
+    return largest
 
 
 def hqq_search(
@@ -216,4 +227,4 @@ SIGNATURES = {
     "hqq_search": "uint32({bits}[::1], uint32, float32, boolean, int64, float32[::1], float32[:, :], float32[::1])",
     "hqq_codes": "void({bits}[::1], uint32, float32, float32[::1], float32[::1], uint8[::1])",
 }
-INNER = (_scale_and_zero, _next_zero, _add_up, _sum_of_lanes)  # what the loops call
+INNER = (_round_to_float16, _scale_and_zero, _next_zero, _add_up, _sum_of_lanes)  # what the loops call

@@ -37,7 +37,7 @@ if method == "hqq":
     import hqq.core.quantize
 if engine != "transformers":
     import mlload
-    from mlload.loader.loading import plan_load
+    from mlload.loader.loading import load
     import mlload.loader.execution.streaming, mlload.loader.execution.model_class
 print("ready", flush=True)
 sys.stdin.readline()
@@ -49,7 +49,7 @@ if engine == "transformers":
 else:
     quantization = mlload.QuantizationConfig(mlload.QuantizationMethod(method)) if method != "none" else None
     settings = mlload.ModelLoadingConfig(folder, device="cpu", quantization_config=quantization, quantized_cache=cache)
-    model = plan_load(settings).execute().model
+    model = load(settings).model
 print(time.perf_counter() - begun, flush=True)
 sys.stdin.readline()
 """

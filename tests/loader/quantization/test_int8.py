@@ -38,3 +38,14 @@ def test_a_view_that_is_not_contiguous_and_threads_that_share() -> None:
     weight = hard("outliers", (700, 900)).t()
     expected = int8.quantize(weight.contiguous(), threads=1)
     assert all(same_bits(*pair) for pair in zip(int8.quantize(weight, use_numba=True, threads=3), expected, strict=True))
+
+
+@pytest.mark.parametrize("largest", [0x3AFF, 0x3B00, 0x3F80, 0x477F, 0x4780], ids=hex)
+def test_all_numbers_of_bfloat16_beside_a_largest(largest: int) -> None:
+    bits = torch.arange(largest + 1, dtype=torch.int32).to(torch.int16)
+    weight = bits.view(torch.bfloat16).repeat(2, 1)
+    weight[1] *= -1
+    expected = Int8Params(weight.clone(), requires_grad=False).to("cpu")
+    codes, absmax = int8.quantize(weight, use_numba=True)
+    assert same_bits(codes, expected.data)
+    assert same_bits(absmax, expected.SCB)
