@@ -195,7 +195,13 @@ def _four_bit(weight: Tensor, settings: dict[str, Any], *, use_numba: bool, thre
         return unquantized.to(weight.device)  # which quantizes
     blocksize, quant_type, storage = settings["blocksize"], settings["quant_type"], settings["quant_storage"]
     packed, absmax = four_bit.quantize(
-        weight, quant_type=quant_type, blocksize=blocksize, use_numba=use_numba, threads=threads, allocate=allocate
+        weight,
+        quant_type=quant_type,
+        blocksize=blocksize,
+        use_numba=use_numba,
+        threads=threads,
+        allocate=allocate,
+        allocate_absmax=fresh if settings["compress_statistics"] else allocate,
     )
     if storage != torch.uint8:
         packed = packed.squeeze().view(storage).unsqueeze(1)

@@ -35,6 +35,7 @@ def quantize(
     use_numba: bool = False,
     threads: int | None = None,
     allocate: Allocate = fresh,
+    allocate_absmax: Allocate = fresh,
 ) -> tuple[Tensor, Tensor]:
     """Codes, two a byte, as a column of uint8, and the largest magnitude of each block in float32."""
     flat = weight.detach().reshape(-1)
@@ -42,7 +43,7 @@ def quantize(
     if flat.device.type != "cpu" or flat.dtype not in _DTYPES or PIECE % blocksize or not whole:
         return _by_the_library(flat, quant_type, blocksize)
     packed = allocate((whole // 2,), torch.uint8)
-    absmax = torch.empty(whole // blocksize, dtype=torch.float32)
+    absmax = allocate_absmax((whole // blocksize,), torch.float32)
     table, loop = _table(quant_type), compiled("four_bit", flat.dtype) if use_numba else None
 
     def work(start: int, end: int) -> None:
