@@ -99,7 +99,7 @@ def _draft(
     with phase(seconds, "headers"):
         checkpoint = _translated(checkpoint, settings)
         fresh = before_imports.begin(checkpoint, settings, is_alone=is_alone) if is_carried_out else None
-    with phase(seconds, "import"):
+    with phase(seconds, "import"), before_imports.without_collector():
         for name in ("model_class", "skeleton", "streaming"):  # torch, transformers, and what stands on them
             import_module(f".execution.{name}", __package__)
     from .execution import backends, gguf_model
@@ -118,7 +118,7 @@ def _planned(opened: _Opened, settings: ModelLoadingConfig) -> PlannedLoad:
     from .execution.candidates import candidates, first_filled
 
     checkpoint, rules = opened.checkpoint, opened.rules
-    with phase(opened.seconds, "import"):  # the class's own module, and what it stands on
+    with phase(opened.seconds, "import"), before_imports.without_collector():  # the class's own module, and what it stands on
         class_and_config = _class_and_config(opened, settings)
     with phase(opened.seconds, "plan"):
         skeletons = (_build_skeleton(opened, settings, *each) for each in candidates(settings.head, *class_and_config))
