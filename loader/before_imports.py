@@ -14,6 +14,7 @@ from .dtypes import TORCH_NAMES
 from .early_copies import EarlyCopies, can_be_early
 from .execution.last_key import kept_files
 from .fresh_memory import FreshMemory
+from .inputs import gguf_file
 from .machine import free_bytes
 from .memory import PREPARED_FROM
 from .read_ahead import begin_reading
@@ -56,7 +57,8 @@ def begin(checkpoint: Checkpoint, settings: ModelLoadingConfig, *, is_alone: boo
     is_streamed = settings.loading_strategy is LoadingStrategy.STREAMING or settings.resident is not None
     is_prepared = is_alone and not is_streamed and not quantized and _stays_on_cpu(settings)
     fresh = _memory_for_copies(checkpoint, settings, left) if is_prepared else None
-    begin_reading(paths, is_idle="torch" not in sys.modules and not isinstance(fresh, EarlyCopies))
+    is_copying = isinstance(fresh, EarlyCopies)  # which looks at every page, too
+    begin_reading(paths, is_idle="torch" not in sys.modules and not is_copying)
     return fresh
 
 
@@ -71,7 +73,7 @@ def _memory_for_copies(checkpoint: Checkpoint, settings: ModelLoadingConfig, lef
     config = checkpoint.config or {}
     named = settings.dtype if settings.dtype != "auto" else config.get("dtype") or config.get("torch_dtype")
     dtype = str(named).removeprefix("torch.")
-    if dtype not in TORCH_NAMES:
+    if dtype not in TORCH_NAMES or gguf_file(checkpoint) is not None:  # transformers dequantizes to memory of its own
         return None
     parts = parts_of(checkpoint)
     copies = [step.target_bytes for step in sketch(parts, dtype, settings.quantization_config).steps if not step.is_view]
@@ -83,7 +85,7 @@ def _memory_for_copies(checkpoint: Checkpoint, settings: ModelLoadingConfig, lef
             return FreshMemory(nbytes)
         stored = [checkpoint.tensors[part.name] for part in parts if not part.is_stack]
         early = [entry for entry in stored if can_be_early(entry)]
-        return EarlyCopies(local_folder(checkpoint), early, nbytes - sum(2 * entry.nbytes for entry in early))
+        return EarlyCopies(local_folder(checkpoint), early, nbytes)
     return None
 
 

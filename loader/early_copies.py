@@ -25,7 +25,7 @@ def can_be_early(entry: TensorEntry) -> bool:
 
 
 class EarlyCopies(FreshMemory):
-    """Fresh memory that begins with copies of `entries` in float32, each of which `can_be_early`; `nbytes` more are for other copies."""
+    """Fresh memory whose first pages hold copies of `entries` in float32, each of which `can_be_early`; `nbytes` are all that is copied."""
 
     def __init__(self, folder: Path, entries: Sequence[TensorEntry], nbytes: int) -> None:
         import_module("numpy")  # by the thread that imports the rest, too: two would wait for each other at every file
@@ -34,7 +34,7 @@ class EarlyCopies(FreshMemory):
         self._places = dict(_places(entries, self._extents))  # of the copies that nobody has taken
         self._identities: dict[str, Identity] = {}
         copied = -(-sum(extent.nbytes for extent in self._extents) * _GROWTH // mmap.PAGESIZE) * mmap.PAGESIZE
-        super().__init__(copied + nbytes, taken=copied)
+        super().__init__(max(nbytes, copied), taken=copied)
 
     def copy_of(self, entry: TensorEntry) -> memoryview | None:
         """The copy of a tensor, for the first who asks; None where there is none."""
@@ -48,7 +48,8 @@ class EarlyCopies(FreshMemory):
     def check_unchanged(self) -> None:
         """Raises InvalidCheckpointError if a file is not any more what it was when it was copied from."""
         for name, identity in self._identities.items():
-            if identity_of(os.stat(self._folder / name)) != identity:
+            path = self._folder / name
+            if not path.exists() or identity_of(path.stat()) != identity:
                 raise InvalidCheckpointError("the file changed while it was loaded", file=name, hint="try again when it is whole")
 
     def close(self) -> None:
@@ -83,10 +84,11 @@ class EarlyCopies(FreshMemory):
 
 def _places(entries: Sequence[TensorEntry], ranges: Sequence[TensorEntry]) -> Iterator[tuple[str, tuple[int, int]]]:
     """Where the copy of each tensor begins and how long it is, if those of all `ranges` follow one another."""
-    ordered = sorted(entries, key=lambda entry: (entry.file, entry.offset))
-    before = 0
-    for extent in ranges:
-        for entry in ordered:
-            if entry.file == extent.file and extent.offset <= entry.offset < extent.offset + extent.nbytes:
-                yield entry.name, ((before + entry.offset - extent.offset) * _GROWTH, entry.nbytes * _GROWTH)
-        before += extent.nbytes
+    before, coming = 0, iter(ranges)
+    extent = next(coming, None)
+    for entry in sorted(entries, key=lambda entry: (entry.file, entry.offset)):
+        while extent is not None and (entry.file != extent.file or entry.offset >= extent.offset + extent.nbytes):
+            before += extent.nbytes
+            extent = next(coming, None)
+        assert extent is not None  # each lies in one of them
+        yield entry.name, ((before + entry.offset - extent.offset) * _GROWTH, entry.nbytes * _GROWTH)

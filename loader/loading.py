@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib import import_module
@@ -99,18 +100,23 @@ def _draft(
     with phase(seconds, "headers"):
         checkpoint = _translated(checkpoint, settings)
         fresh = before_imports.begin(checkpoint, settings, is_alone=is_alone) if is_carried_out else None
-    with phase(seconds, "import"), before_imports.without_collector():
-        for name in ("model_class", "skeleton", "streaming"):  # torch, transformers, and what stands on them
-            import_module(f".execution.{name}", __package__)
-    from .execution import backends, gguf_model
+    with ExitStack() as failing:
+        if fresh is not None:
+            failing.callback(fresh.close)
+        with phase(seconds, "import"), before_imports.without_collector():
+            for name in ("model_class", "skeleton", "streaming"):  # torch, transformers, and what stands on them
+                import_module(f".execution.{name}", __package__)
+        from .execution import backends, gguf_model
 
-    hardware = backends.probe()
-    rules, device = backends.choose_backend(hardware, settings.backend, settings.device or settings.budgeted_device)
-    weights = local_folder(checkpoint)
-    if gguf_file(checkpoint) is not None:
-        checkpoint = gguf_model.in_transformers_config(checkpoint, settings, weights)
-    folder = weights if settings.llama_pro_path is None else local_folder(base, shards=())
-    return _planned(_Opened(checkpoint, folder, weights, rules, device, hardware, seconds, fresh), settings)
+        hardware = backends.probe()
+        rules, device = backends.choose_backend(hardware, settings.backend, settings.device or settings.budgeted_device)
+        weights = local_folder(checkpoint)
+        if gguf_file(checkpoint) is not None:
+            checkpoint = gguf_model.in_transformers_config(checkpoint, settings, weights)
+        folder = weights if settings.llama_pro_path is None else local_folder(base, shards=())
+        planned = _planned(_Opened(checkpoint, folder, weights, rules, device, hardware, seconds, fresh), settings)
+        failing.pop_all()
+    return planned
 
 
 def _planned(opened: _Opened, settings: ModelLoadingConfig) -> PlannedLoad:

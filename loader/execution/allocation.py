@@ -41,11 +41,10 @@ class Arena:
         self._free = 0
         nbytes += pieces * _ALIGNMENT
         self._lock = threading.Lock()
-        self._block: Tensor | None = None
+        self._block: memoryview | mmap.mmap | None = None
         if nbytes >= _LEAST + pieces * _ALIGNMENT:
             # In pages of the ordinary size: huge ones have fewer faults, but virtual machines often have to ask their host for them first.
-            block = (fresh and fresh.take(nbytes)) or mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            self._block = torch.frombuffer(block, dtype=torch.uint8)
+            self._block = (fresh and fresh.take(nbytes)) or mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """An uninitialised tensor: from the block while there is room, else from torch."""
@@ -53,9 +52,10 @@ class Arena:
         with self._lock:
             start = self._free
             self._free = -(-(start + nbytes) // _ALIGNMENT) * _ALIGNMENT
-        if self._block is None or nbytes == 0 or start + nbytes > self._block.numel():
+        if self._block is None or nbytes == 0 or start + nbytes > len(self._block):
             return torch.empty(shape, dtype=dtype)
-        return self._block[start : start + nbytes].view(dtype).view(shape)
+        # A storage of its own: what torch saves of a tensor is all of its storage, which must not be seen in two dtypes.
+        return torch.frombuffer(self._block, dtype=dtype, count=prod(shape), offset=start).view(shape)
 
 
 class Scratch(threading.local):

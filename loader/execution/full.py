@@ -122,7 +122,7 @@ class UnitReader:
         self._files = files
         self._device = device
         self._clock = clock or PhaseClock()
-        self._early = dict(_early_copies(unit, fresh)) if fresh is not None else {}
+        self._early = dict(_early_copies(unit, fresh)) if fresh is not None and device.type == "cpu" else {}
         made = [step for step in unit.steps if device.type == "cpu" and step.targets[0].name not in self._early]
         kept = [step.target_bytes for step in made if step.is_copy or step.quantized]
         self._arena = Arena(sum(kept), pieces=len(kept), fresh=fresh)

@@ -166,7 +166,6 @@ class _File:
         self._opened = os.fstat(self.descriptor)
         self.size = self._opened.st_size
         self._map: mmap.mmap | None = None
-        self._bytes: Tensor | None = None
         self._mapping = threading.Lock()
 
     def mapped(self, offset: int, length: int) -> Tensor:
@@ -174,10 +173,9 @@ class _File:
         if offset % _ALIGNMENT:
             return self.copied(offset, length)
         with self._mapping:
-            if self._bytes is None:
+            if self._map is None:
                 self._map = mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_COPY)
-                self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
-        return self._bytes[offset : offset + length]
+        return torch.frombuffer(self._map, dtype=torch.uint8, count=length, offset=offset)  # a storage of its own
 
     def copied(self, offset: int, length: int) -> Tensor:
         content = Arena(length).empty((length,), torch.uint8)  # unlike torch's own memory it goes back to the kernel at once

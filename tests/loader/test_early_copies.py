@@ -1,4 +1,5 @@
 import gc
+import mmap
 import os
 import sys
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ def test_bits_are_those_of_torch(tmp_path: Path, sizes: Sequence[int]) -> None:
 
 def test_only_what_is_needed_is_copied(tmp_path: Path) -> None:
     entries, bits = stored(tmp_path, (3, 5, 2))
-    copies = finished(EarlyCopies(tmp_path, [entries[0], entries[2]], 4096))
+    copies = finished(EarlyCopies(tmp_path, [entries[0], entries[2]], 2 * mmap.PAGESIZE))
     assert copies.copy_of(entries[1]) is None
     copy = copies.copy_of(entries[2])
     assert copy is not None
@@ -66,6 +67,14 @@ def test_only_what_is_needed_is_copied(tmp_path: Path) -> None:
     piece = copies.take(100)
     assert piece is not None, "what was asked for other copies"
     assert bytes(piece) == bytes(100)
+
+
+def test_many_tensors_apart_from_one_another_are_found_in_no_time(tmp_path: Path) -> None:
+    entries, bits = stored(tmp_path, (1,) * 60_000)
+    copies = finished(EarlyCopies(tmp_path, entries[::2], 0))
+    found = [copies.copy_of(entry) for entry in entries[:60:2]]
+    assert [np.frombuffer(copy, np.uint32)[0] >> 16 for copy in found if copy is not None] == bits[:60:2].tolist()
+    copies.close()
 
 
 def test_what_nobody_takes_goes_back(tmp_path: Path) -> None:
@@ -107,10 +116,19 @@ def test_the_model_is_transformers_own(llama_84mb: Path) -> None:
         planned = plan_load(settings, is_carried_out=True)
         assert isinstance(planned.fresh, EarlyCopies)
         if not stops_at_once:
+            planned.fresh.close()
             planned.fresh = finished(EarlyCopies(llama_84mb, sources(planned.plan), 0))
         loaded = planned.execute().model.state_dict()
         assert loaded.keys() == expected.keys()
         assert all(torch.equal(value, expected[name]) for name, value in loaded.items())
+
+
+def test_a_load_that_fails_while_it_is_planned_leaves_nothing(llama_84mb: Path) -> None:
+    gc.collect()
+    before = process_memory().anonymous
+    with pytest.raises(InvalidCheckpointError, match="no such attention"):
+        load(ModelLoadingConfig(llama_84mb, dtype="float32", device="cpu", attn_implementation="no such attention"))
+    assert process_memory().anonymous - before < SLACK
 
 
 def test_a_file_that_is_replaced_meanwhile_is_noticed(llama_23mb: Path, tmp_path: Path) -> None:

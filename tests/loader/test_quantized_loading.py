@@ -131,3 +131,11 @@ def test_a_model_that_is_trained_is_left_as_it_is(folder: Path) -> None:
     before = [weight.data_ptr() for weight in quantized]
     logits(model)
     assert before == [weight.data_ptr() for weight in quantized] != []
+
+
+def test_a_model_that_has_not_computed_yet_can_be_kept_whole_and_compiled(folder: Path, tmp_path: Path) -> None:
+    theirs, ours = theirs_and_ours(folder, "nf4")
+    torch.save(ours, tmp_path / "model")
+    again = torch.load(tmp_path / "model", weights_only=False)
+    assert torch.equal(logits(again), logits(theirs))
+    assert torch.equal(logits(ours), logits(again))
