@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -126,9 +127,10 @@ def test_the_model_is_transformers_own(llama_84mb: Path) -> None:
 def test_a_load_that_fails_while_it_is_planned_leaves_nothing(llama_84mb: Path) -> None:
     gc.collect()
     before = process_memory().anonymous
-    with pytest.raises(InvalidCheckpointError, match="no such attention"):
+    with pytest.raises(InvalidCheckpointError, match="no such attention") as error:
         load(ModelLoadingConfig(llama_84mb, dtype="float32", device="cpu", attn_implementation="no such attention"))
-    assert process_memory().anonymous - before < SLACK
+    sleep(1)  # in which a thread that went on would be done
+    assert process_memory().anonymous - before < SLACK, f"while somebody looks at {error}"
 
 
 def test_a_file_that_is_replaced_meanwhile_is_noticed(llama_23mb: Path, tmp_path: Path) -> None:
